@@ -1,0 +1,223 @@
+"""`vllm-fit …`: parsing and printing only. Exit codes: 0 fits, 1 does not fit or refused, 2 wrong input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from planner import __version__
+from planner.errors import InputError
+
+FITS, DOES_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_FLAGS = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+_MORE = "Every other flag is one of `vllm serve`, under its own name."
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script."""
+    try:
+        code = cli.main(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except InputError as error:
+        code = _fail(str(error))
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        code = _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+        print("vllm-fit: interrupted", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = DOES_NOT
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> int:
+    print(f"vllm-fit: {message}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vllm-fit")
+def cli() -> None:
+    """Will this model start on these GPUs, with which flags, for how many users? vLLM's own answer, before a launch."""
+
+
+def _request_options(command: Any) -> Any:
+    """The options of a request that are not engine arguments; the rest of the line is `words`."""
+    for option in reversed(
+        (
+            click.argument("words", nargs=-1, type=click.UNPROCESSED),
+            click.option("--gpu", help="The card: H100, L40S, 4090 … (`vllm-fit gpus` lists them)."),
+            click.option("--gpu-memory-gib", type=float, help="What vLLM sees of it, if not the catalogue's figure."),
+            click.option("--compute-capability", help='For a card the catalogue lacks, e.g. "9.0".'),
+            click.option("--vllm-version", help="Which vLLM; the newest known by default."),
+            click.option("--usage", type=click.Choice(["server", "offline"]), help="`vllm serve`, or the LLM class."),
+            click.option("--what-if-quantization", help="As if a checkpoint in this format had been made."),
+            click.option("--input-len", type=int, help="Prompt tokens of a request."),
+            click.option("--output-len", type=int, help="Generated tokens of a request."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """A request out of the command line: one positional word is the model, flags are engine arguments."""
+    from planner.engine.args import parse_flags
+
+    args, positional = parse_flags(words)
+    request: dict[str, Any] = dict(args)
+    if positional:
+        request["model"] = positional[0]
+    if len(positional) > 1:
+        raise InputError(f"unexpected argument {positional[1]!r}: one model at a time")
+    if "model" not in request:
+        raise InputError("no model given; pass a catalogue name, a folder, a config.json or a Hub id")
+    load = {key: options.pop(key) for key in ("input_len", "output_len", "concurrency") if options.get(key)}
+    if load:
+        request["workload"] = load
+    request |= {key: value for key, value in options.items() if value is not None}
+    return request
+
+
+@cli.command(context_settings=_FLAGS, epilog=_MORE)
+@_request_options
+@click.option("--concurrency", type=int, help="Requests at once.")
+@click.option("--batch", help="A file of requests, one JSON object a line, or - for standard input.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def estimate(words: tuple[str, ...], batch: str | None, form: str, **options: Any) -> int:
+    """What vLLM would make of one launch: weights, KV cache and overhead per GPU, and whether it starts."""
+    from planner import request as requests
+
+    if batch is not None:
+        return _batch(batch, words)
+    inputs = requests.prepare(_request(words, options))
+    result = inputs.estimate()
+    if form == "json":
+        warning = requests.checkpoint_disagreement(inputs)
+        answer = result.to_dict()
+        answer["warnings"] += [warning] if warning else []
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        from planner.text_report import estimate_text
+
+        click.echo(estimate_text(result, requests.checkpoint_disagreement(inputs)))
+    return FITS if result.fits else DOES_NOT
+
+
+def _batch(source: str, words: tuple[str, ...]) -> int:
+    from planner.request import answer_lines
+
+    if words:
+        raise InputError(f"unexpected {words[0]!r}: with --batch, each line of the file is a whole request")
+    code = FITS
+    with click.open_file(source, encoding="utf-8", errors="surrogateescape") if _readable(source) else sys.stdin as lines:
+        for answer in answer_lines(lines):
+            click.echo(json.dumps(answer))
+            code = max(code, WRONG_INPUT if answer["status"] == "error" else answer["status"] != "fits")
+    return code
+
+
+def _readable(source: str) -> bool:
+    if source != "-" and not Path(source).is_file():
+        raise InputError(f"{source}: no such file")
+    return True
+
+
+@cli.command(context_settings=_FLAGS, epilog=_MORE)
+@_request_options
+@click.option("--gpus", type=int, default=1, show_default=True, help="How many of these cards there are.")
+@click.option("--concurrency", type=float, default=1, show_default=True, help="Full-length requests to hold at once.")
+@click.option("--keep", multiple=True, help="A flag that must stay as it is (several times).")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan as JSON.")
+def fit(
+    words: tuple[str, ...],
+    gpus: int,
+    concurrency: float,
+    keep: tuple[str, ...],
+    form: str,
+    output: Path | None,
+    **options: Any,
+) -> int:
+    """The smallest legal change that makes a model fit: the ladder, rung by rung, and the `vllm serve` line."""
+    from planner.planning.ladder import Goal
+    from planner.planning.ladder import fit as climb
+    from planner.request import prepare
+
+    kept = frozenset(flag.removeprefix("--").replace("-", "_") for flag in keep)
+    plan = climb(prepare(_request(words, options)), Goal(gpus=gpus, concurrency=concurrency), kept)
+    if output is not None:
+        from planner.files import write_text
+
+        write_text(output, json.dumps(plan.to_dict(), indent=2) + "\n")
+    if form == "json":
+        click.echo(json.dumps(plan.to_dict(), indent=2))
+    else:
+        from planner.text_report import plan_text
+
+        click.echo(plan_text(plan))
+    return FITS if plan.met else DOES_NOT
+
+
+@cli.command(context_settings=_FLAGS, epilog=_MORE)
+@_request_options
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to launch; this machine's GPU if it has one.")
+@click.option("--concurrency", type=int, default=4, show_default=True, help="Requests in flight under load.")
+@click.option("--timeout", type=float, default=900, show_default=True, help="Seconds for start and load together.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def validate(words: tuple[str, ...], device: str | None, timeout: float, form: str, **options: Any) -> int:
+    """Launch a real vLLM engine with these flags (or a PLAN.json) and show what it measured beside the prediction."""
+    from planner.commands import run_validation
+
+    request = _plan_request(words) or _request(words, {**options, "concurrency": None})
+    load = {key: options[key] for key in ("concurrency", "input_len", "output_len")}
+    return run_validation(request, device, load, timeout, form)
+
+
+def _plan_request(words: Sequence[str]) -> dict[str, Any] | None:
+    """The request inside a plan file, when that is what was given."""
+    from planner import strict_json
+
+    if not words or not words[0].endswith(".json") or not Path(words[0]).is_file():
+        return None
+    plan = strict_json.read_object(Path(words[0]))
+    if "plan" not in plan:
+        return None
+    if len(words) > 1:
+        raise InputError(f"unexpected {words[1]!r}: a plan brings its own flags")
+    request = plan.get("request")
+    if not isinstance(request, dict):
+        raise InputError(f"{words[0]}: not a plan of vllm-fit: it has no request")
+    return request
+
+
+@cli.command()
+def gpus() -> None:
+    """The cards of the catalogue."""
+    from planner.hardware.catalogue import all_gpus
+    from planner.units import gib
+
+    for gpu in all_gpus():
+        memory = f"{gib(gpu.memory_bytes)} GiB" if gpu.memory_bytes else "memory unknown"
+        click.echo(f"{gpu.name:52} {memory:>16}  {gpu.compute_capability or '-'}")
+
+
+@cli.command()
+def models() -> None:
+    """The models of the catalogue."""
+    import hf_configs
+
+    for name in hf_configs.names():
+        click.echo(name)
+
+
+if __name__ == "__main__":
+    main()

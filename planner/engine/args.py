@@ -1,0 +1,280 @@
+"""EngineArgs: vLLM's flags under vLLM's names, read from a request or a `vllm serve` line, and printed as one.
+
+The table of flags is vLLM's own (planner/engine/data/engine_args.json, made by tools/make_engine_args.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from planner.errors import InputError
+from planner.text import did_you_mean, nearest, printable, shown
+
+JsonValue = Any
+"""A value as JSON has it: engine arguments are passed on to vLLM as they were given."""
+
+_REMOVED = {
+    "swap_space": {"flags": ["--swap-space"], "kind": "float"},
+    "use_v2_block_manager": {"flags": ["--use-v2-block-manager"], "kind": "bool"},
+    "num_scheduler_steps": {"flags": ["--num-scheduler-steps"], "kind": "int"},
+    "rope_scaling": {"flags": ["--rope-scaling"], "kind": "json"},
+    "rope_theta": {"flags": ["--rope-theta"], "kind": "float"},
+    "task": {"flags": ["--task"], "kind": "str"},
+    "guided_decoding_backend": {"flags": ["--guided-decoding-backend"], "kind": "str"},
+    "disable_log_requests": {"flags": ["--disable-log-requests"], "kind": "bool"},
+    "cuda_graph_sizes": {"flags": ["--cuda-graph-sizes"], "kind": "int", "nargs": "+"},
+    "max_seq_len_to_capture": {"flags": ["--max-seq-len-to-capture"], "kind": "int"},
+    "speculative_model": {"flags": ["--speculative-model"], "kind": "str"},
+    "num_speculative_tokens": {"flags": ["--num-speculative-tokens"], "kind": "int"},
+    "worker_use_ray": {"flags": ["--worker-use-ray"], "kind": "bool"},
+    "max_num_partial_prefills": {"flags": ["--max-num-partial-prefills"], "kind": "int"},
+}
+"""Flags that older versions have and the version of the table no longer."""
+
+
+class EngineArgs(Mapping[str, JsonValue]):
+    """The engine arguments a person gave, under vLLM's Python names; what is absent, vLLM decides by itself."""
+
+    def __init__(self, values: Mapping[str, JsonValue] | None = None, **more: JsonValue) -> None:
+        self._values = {**(values or {}), **more}
+        for name, value in self._values.items():
+            _check(name, value)
+
+    def __getitem__(self, name: str) -> JsonValue:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self._values, sort_keys=True))
+
+    def __repr__(self) -> str:
+        return f"EngineArgs({self._values!r})"
+
+    def with_(self, **changes: JsonValue) -> EngineArgs:
+        """A copy with these changes; None takes an argument back."""
+        values = {**self._values, **changes}
+        return EngineArgs({name: value for name, value in values.items() if value is not None})
+
+    def to_flags(self) -> list[str]:
+        """As words of a command line, in the order given."""
+        words: list[str] = []
+        for name, value in self._values.items():
+            words += _flag_words(name, value)
+        return words
+
+    def serve_command(self, model: str) -> str:
+        """The `vllm serve` line, quoted for a shell."""
+        return shlex.join(["vllm", "serve", model, *self.to_flags()])
+
+
+def parse_flags(words: Sequence[str]) -> tuple[EngineArgs, list[str]]:
+    """Flags of a `vllm serve` line -> (engine arguments, positional words). InputError on unknown or bad flags.
+
+    Server flags (--port …) are accepted and left out: they do not change the engine.
+    """
+    flat, nested = _split_nested(words)
+    namespace, rest = _parser().parse_known_args(flat)
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        raise InputError(f"unknown flag {printable(unknown[0])}; see `vllm serve --help`")
+    values = {name: value for name, value in vars(namespace).items() if name not in _table()["server"]}
+    for name, path, value in nested:
+        target = values.setdefault(name, {})
+        for key in path[:-1]:
+            target = target.setdefault(key, {})
+        target[path[-1]] = value
+    return EngineArgs(values), rest
+
+
+def engine_arg_names() -> frozenset[str]:
+    return frozenset(_engine_table())
+
+
+def _check(name: str, value: JsonValue) -> None:
+    """InputError when vLLM has no such argument, or could not read this value for it."""
+    entry = _engine_table().get(name)
+    if entry is None:
+        raise InputError(f"unknown key {printable(name)}{did_you_mean(nearest(name, _engine_table(), 2))}")
+    kind, many = entry["kind"], "nargs" in entry
+    for one in value if many and isinstance(value, list) else [value]:
+        if not _fits(kind, one):
+            raise InputError(f"{name} = {shown(one)}: must be {_KIND_WORDS[kind]}")
+    choices = entry.get("choices")
+    if choices and kind == "str" and str(value) not in choices and name not in _OPEN_CHOICES:
+        raise InputError(f"{name} = {shown(value)}: must be one of {', '.join(choices)}")
+    low = _MINIMUM.get(name)
+    if low is not None and isinstance(value, int | float) and value < low and (name, value) not in _SPECIAL:
+        raise InputError(f"{name} = {value}: must be at least {low}")
+    if name == "gpu_memory_utilization" and not 0 < value <= 1:
+        raise InputError(f"{name} = {value}: must be above 0 and at most 1")
+
+
+_KIND_WORDS = {
+    "int": "a whole number",
+    "human_int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "json": "a JSON value",
+}
+_OPEN_CHOICES = {"quantization"}
+_MINIMUM = {
+    "tensor_parallel_size": 1,
+    "pipeline_parallel_size": 1,
+    "data_parallel_size": 1,
+    "decode_context_parallel_size": 1,
+    "max_model_len": 1,
+    "max_num_seqs": 1,
+    "max_num_batched_tokens": 1,
+    "block_size": 1,
+    "kv_cache_memory_bytes": 1,
+    "num_gpu_blocks_override": 1,
+    "cpu_offload_gb": 0,
+    "kv_offloading_size": 0,
+    "swap_space": 0,
+    "max_loras": 1,
+    "max_lora_rank": 1,
+}
+_SPECIAL = {("max_model_len", -1)}
+"""Values below the minimum that mean something: -1 is `auto`."""
+
+
+def _fits(kind: str, value: JsonValue) -> bool:
+    if value is None:
+        return True
+    if kind in ("int", "human_int"):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+        return whole or (kind == "human_int" and value == "auto")
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind == "str":
+        return isinstance(value, str)
+    return True
+
+
+def _flag_words(name: str, value: JsonValue) -> list[str]:
+    entry = _engine_table()[name]
+    flag = entry["flags"][0]
+    if entry["kind"] == "bool" and isinstance(value, bool):
+        negative = next((f for f in entry["flags"] if f.startswith("--no-")), None)
+        if value:
+            return [flag]
+        return [negative] if negative else []
+    if isinstance(value, list) and "nargs" in entry:
+        return [flag, *map(str, value)]
+    if isinstance(value, dict | list):
+        return [flag, json.dumps(value)]
+    return [flag, str(value)]
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = json.loads(
+        (Path(__file__).parent / "data" / "engine_args.json").read_text(encoding="utf-8")
+    )
+    return table
+
+
+@cache
+def _engine_table() -> dict[str, dict[str, Any]]:
+    return {**_REMOVED, **_table()["engine"]}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+@cache
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vllm serve", add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    for name, entry in {**_table()["server"], **_engine_table()}.items():
+        if not entry["flags"]:
+            continue
+        if entry["kind"] == "bool":
+            positive = [f for f in entry["flags"] if not f.startswith("--no-")]
+            if len(positive) < len(entry["flags"]):
+                parser.add_argument(*positive, dest=name, action=argparse.BooleanOptionalAction)
+            else:
+                parser.add_argument(*positive, dest=name, action="store_true")
+        else:
+            parser.add_argument(*entry["flags"], dest=name, type=_READERS[entry["kind"]], nargs=entry.get("nargs"))
+    return parser
+
+
+def _split_nested(
+    words: Iterable[str],
+) -> tuple[list[str], list[tuple[str, list[str], JsonValue]]]:
+    """Take `--some-config.key value` (and -O3) apart; spell `--some_flag` as `--some-flag`, as vLLM's parser does."""
+    by_flag = {flag: name for name, entry in _engine_table().items() for flag in entry["flags"]}
+    flat: list[str] = []
+    nested: list[tuple[str, list[str], JsonValue]] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        head, _, value = word.partition("=")
+        if head.startswith("--"):
+            stem, *path = head.split(".")
+            head = ".".join([stem.replace("_", "-"), *path])
+        if re.fullmatch(r"-O\d", word):
+            flat += ["--optimization-level", word[2:]]
+        elif head.startswith("-") and "." in head and head.split(".")[0] in by_flag:
+            stem, *path = head.split(".")
+            if "=" not in word:
+                if not queue:
+                    raise InputError(f"{head}: expected a value")
+                value = queue.pop(0)
+            nested.append((by_flag[stem], path, _loose(value)))
+        else:
+            flat.append(f"{head}={value}" if "=" in word and head.startswith("--") else word if "=" in word else head)
+    return flat, nested
+
+
+def _loose(text: str) -> JsonValue:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def human_int(text: str) -> int | str:
+    """vLLM's human_readable_int: 1k = 1,000, 1K = 1,024, 25.6k = 25,600; "auto" is -1 (engine/arg_utils.py)."""
+    if text.strip().lower() in ("auto", "-1"):
+        return -1
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT])", text.strip())
+    if not match:
+        try:
+            return int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"not a whole number: {shown(text)}") from None
+    number, suffix = match.groups()
+    power = "kmgt".index(suffix.lower()) + 1
+    if suffix.islower():
+        return int(float(number) * 1000**power)
+    if "." in number:
+        raise argparse.ArgumentTypeError(f"decimals need a lower-case suffix: {shown(text)}")
+    return int(number) * 1024**power
+
+
+def _json(text: str) -> JsonValue:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {text[:60]!r}") from error
+
+
+_READERS: dict[str, Any] = {"int": int, "human_int": human_int, "float": float, "str": str, "json": _json}

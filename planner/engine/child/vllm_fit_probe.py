@@ -1,0 +1,126 @@
+"""Reads, inside each of vLLM's workers, what only the worker knows; loaded there as `worker_extension_cls`.
+
+vLLM imports this module in the worker before it loads the model, which is when the two functions below are wrapped.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+loaded: list[dict[str, int]] = []
+"""One entry a model (the main one, a draft): its tensors as its class allocated them, before any repacking."""
+
+available_kv_bytes: list[int] = []
+
+
+def _wrap_model_loading() -> None:
+    """Counts a model's tensors after its weights are loaded and before vLLM turns them into kernel formats."""
+    try:
+        from vllm.model_executor.model_loader import base_loader
+    except ImportError:  # before 0.9
+        return
+    repack = base_loader.process_weights_after_loading
+
+    @functools.wraps(repack)
+    def count_then_repack(model: Any, *args: Any, **kwargs: Any) -> Any:
+        loaded.append(count(model, attributes=False))
+        return repack(model, *args, **kwargs)
+
+    base_loader.process_weights_after_loading = count_then_repack
+
+
+def _wrap_available_memory() -> None:
+    for module, name in (("vllm.v1.worker.gpu_worker", "Worker"), ("vllm.v1.worker.cpu_worker", "CPUWorker")):
+        worker = getattr(sys.modules.get(module), name, None)
+        if worker is not None and "determine_available_memory" in vars(worker):
+            worker.determine_available_memory = _recording(worker.determine_available_memory)
+
+
+def _recording(determine: Callable[[Any], int]) -> Callable[[Any], int]:
+    @functools.wraps(determine)
+    def determine_and_record(self: Any) -> int:
+        available = determine(self)
+        available_kv_bytes[:] = [int(available)]
+        return available
+
+    return determine_and_record
+
+
+_wrap_model_loading()
+_wrap_available_memory()
+
+
+class Probe:
+    """Mixed into vLLM's worker class; `collective_rpc("vllm_fit_report")` gives one answer a rank."""
+
+    rank: int
+    model_runner: Any
+    vllm_config: Any
+
+    def vllm_fit_report(self) -> dict[str, Any]:
+        model = self.model_runner.get_model()
+        drafter = getattr(getattr(self.model_runner, "drafter", None), "model", None)
+        layers = self.vllm_config.compilation_config.static_forward_context.values()
+        backends = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
+        return {
+            "rank": self.rank,
+            "loaded": loaded or None,
+            "resident": [count(m, attributes=True) for m in (model, drafter) if m is not None],
+            "model_loading_bytes": getattr(self.model_runner, "model_memory_usage", None),
+            "available_kv_bytes": available_kv_bytes[0] if available_kv_bytes else None,
+            "peak_activation_bytes": getattr(self, "peak_activation_memory", None),
+            "cuda_graph_bytes": getattr(self, "cudagraph_memory_estimate", None),
+            "attention_backends": sorted(backends),
+            "kv_cache_groups": describe_groups(getattr(self.model_runner, "kv_cache_config", None)),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+
+def describe_groups(kv_cache_config: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": type(group.kv_cache_spec).__name__,
+            "layers": len(group.layer_names),
+            "block_size": group.kv_cache_spec.block_size,
+            "page_size_bytes": group.kv_cache_spec.page_size_bytes,
+        }
+        for group in getattr(kv_cache_config, "kv_cache_groups", [])
+    ]
+
+
+def count(model: Any, *, attributes: bool) -> dict[str, int]:
+    """Bytes of the model's tensors, each storage once; `attributes` adds tensors that are no parameter or buffer."""
+    seen: set[int] = set()
+
+    def total(tensors: Iterator[Any]) -> int:
+        size = 0
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if tensor.device.type != "meta" and storage._cdata not in seen:
+                seen.add(storage._cdata)
+                size += storage.nbytes()
+        return size
+
+    sizes = {"parameters": total(model.parameters()), "buffers": total(model.buffers())}
+    if attributes:
+        sizes["attributes"] = total(plain_tensors(model))
+    return sizes
+
+
+def plain_tensors(model: Any) -> Iterator[Any]:
+    """Tensors that modules hold as plain attributes, alone or in a list, tuple or dict; not the KV cache."""
+    import torch
+
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name in ("_parameters", "_buffers", "_modules", "kv_cache"):
+                continue
+            if isinstance(value, dict):
+                held: Any = value.values()
+            else:
+                held = value if isinstance(value, list | tuple) else (value,)
+            yield from (item for item in held if isinstance(item, torch.Tensor))

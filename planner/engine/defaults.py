@@ -1,0 +1,252 @@
+"""What vLLM fills in by itself: EngineArgs + model + GPU -> Engine, with every value as vLLM would resolve it.
+
+Sources: engine/arg_utils.py get_batch_defaults and _set_default_*, config/vllm.py _set_cudagraph_sizes (0.33), and
+the same places in the versions named beside each rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.engine.args import EngineArgs
+from planner.engine.version import VllmVersion
+from planner.errors import Refusal
+from planner.hardware.catalogue import Gpu
+from planner.model.architecture import Model
+from planner.units import GIB, model_dtype
+
+Usage = Literal["server", "offline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine as vLLM would configure it. Names are vLLM's own."""
+
+    vllm_version: VllmVersion
+    usage: Usage
+    on_cpu: bool
+    capability: int | None
+    """Compute capability x 10; None on a CPU or another vendor's card."""
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    data_parallel_size: int
+    decode_context_parallel_size: int
+    enable_expert_parallel: bool
+    dtype: str
+    quantization: str | None
+    kv_cache_dtype: str
+    max_model_len: int
+    auto_max_model_len: bool
+    """max_model_len was "auto": it shrinks to what fits."""
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    gpu_memory_utilization: float
+    block_size: int | None
+    """As given; None lets the attention backend choose (planner/memory/kv_cache.py)."""
+    enforce_eager: bool
+    cudagraph_capture_sizes: tuple[int, ...]
+    enable_prefix_caching: bool
+    enable_chunked_prefill: bool
+    async_scheduling: bool
+    use_v2_model_runner: bool
+    disable_hybrid_kv_cache_manager: bool
+    kv_cache_memory_bytes: int | None
+    num_gpu_blocks_override: int | None
+    cpu_offload_gb: float
+    kv_offloading_size: float
+    attention_backend: str | None
+    args: EngineArgs
+    """What the person gave."""
+
+    @property
+    def gpus_per_replica(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def expert_parallel_size(self) -> int:
+        """Ranks over which whole experts are spread (fused_moe/config.py, 0.33): TP x DP with expert parallel."""
+        return self.tensor_parallel_size * self.data_parallel_size if self.enable_expert_parallel else 1
+
+    @property
+    def max_concurrent_batches(self) -> int:
+        """Batches in flight at once (config/vllm.py max_concurrent_batches)."""
+        pp = self.pipeline_parallel_size
+        if self.vllm_version >= (0, 26) and self.use_v2_model_runner:
+            return pp + 1 if self.async_scheduling else pp
+        return 2 if pp == 1 and self.async_scheduling else pp
+
+
+def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usage: Usage) -> Engine:
+    """Every flag as vLLM would resolve it. Refusal where vLLM's own config validation would raise."""
+    on_cpu = gpu.kind == "cpu"
+    given = dict(args)
+    max_model_len, auto_len = _max_model_len(model, given.get("max_model_len"))
+    seqs, tokens = _batch_sizes(model, gpu, given, version, usage, max_model_len)
+    eager = bool(given.get("enforce_eager", False)) or on_cpu
+    return Engine(
+        vllm_version=version,
+        usage=usage,
+        on_cpu=on_cpu,
+        capability=gpu.capability,
+        tensor_parallel_size=given.get("tensor_parallel_size", 1),
+        pipeline_parallel_size=given.get("pipeline_parallel_size", 1),
+        data_parallel_size=given.get("data_parallel_size", 1),
+        decode_context_parallel_size=given.get("decode_context_parallel_size", 1),
+        enable_expert_parallel=given.get("enable_expert_parallel", False),
+        dtype=_dtype(model, gpu, given.get("dtype", "auto")),
+        quantization=given.get("quantization"),
+        kv_cache_dtype=given.get("kv_cache_dtype", "auto"),
+        max_model_len=max_model_len,
+        auto_max_model_len=auto_len,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        gpu_memory_utilization=given.get("gpu_memory_utilization", 0.92 if version >= (0, 20) else 0.9),
+        block_size=given.get("block_size"),
+        enforce_eager=eager,
+        cudagraph_capture_sizes=() if eager else capture_sizes(given, version, gpu, seqs, tokens),
+        enable_prefix_caching=given.get("enable_prefix_caching", version >= (0, 8) and not model.is_pooling),
+        enable_chunked_prefill=given.get("enable_chunked_prefill", version >= (0, 8)),
+        async_scheduling=given.get("async_scheduling", version >= (0, 14)),
+        use_v2_model_runner=uses_v2_runner(model, version),
+        disable_hybrid_kv_cache_manager=given.get("disable_hybrid_kv_cache_manager") or False,
+        kv_cache_memory_bytes=given.get("kv_cache_memory_bytes"),
+        num_gpu_blocks_override=given.get("num_gpu_blocks_override"),
+        cpu_offload_gb=given.get("cpu_offload_gb", 0),
+        kv_offloading_size=given.get("kv_offloading_size") or 0,
+        attention_backend=given.get("attention_backend"),
+        args=args,
+    )
+
+
+def _max_model_len(model: Model, given: int | None) -> tuple[int, bool]:
+    if given is None:
+        return model.default_max_model_len, False
+    if given == -1:
+        return model.default_max_model_len, True
+    if given > model.max_position:
+        raise Refusal(
+            "max_model_len_too_large",
+            f"User-specified max_model_len ({given}) is greater than the derived max_model_len "
+            f"(max_position_embeddings={model.max_position} or model_max_length=None in model's config.json).",
+            "--max-model-len",
+        )
+    return given, False
+
+
+def _dtype(model: Model, gpu: Gpu, given: str) -> str:
+    """`auto` keeps half precision and halves fp32 (config/model.py _resolve_auto_dtype, 0.33)."""
+    if given != "auto":
+        dtype = model_dtype(given, "dtype")
+    elif model.dtype == "float32":
+        dtype = "float16" if model.is_pooling else "bfloat16"
+    else:
+        dtype = model.dtype
+    if dtype == "bfloat16" and gpu.capability is not None and gpu.capability < 80:
+        if given == "auto":
+            return "float16"
+        raise Refusal(
+            "dtype_needs_capability",
+            "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. "
+            f"Your {gpu.name} GPU has compute capability {gpu.capability / 10}. You can use float16 instead "
+            "by explicitly setting the `dtype` flag in CLI, for example: --dtype=half.",
+            "--dtype",
+        )
+    return dtype
+
+
+def _batch_sizes(
+    model: Model, gpu: Gpu, given: dict[str, int], version: VllmVersion, usage: Usage, max_model_len: int
+) -> tuple[int, int]:
+    """(max_num_seqs, max_num_batched_tokens), given or filled in."""
+    tokens, seqs = default_batch_sizes(gpu, version, usage, given)
+    if given.get("performance_mode") == "throughput":
+        tokens, seqs = 2 * tokens, 2 * seqs
+    user_seqs, user_tokens = given.get("max_num_seqs"), given.get("max_num_batched_tokens")
+    chunked = given.get("enable_chunked_prefill", True)
+    seqs = seqs if user_seqs is None else user_seqs
+    if user_tokens is None:
+        if version < (0, 8):
+            chunked = given.get("enable_chunked_prefill", max_model_len > 32768)
+            tokens = 2048 if chunked else max(max_model_len, 2048)
+        elif not chunked or model.is_pooling:
+            tokens = max(tokens, max_model_len)
+        tokens = min(tokens, seqs * max_model_len) if version >= (0, 9) else tokens
+    else:
+        tokens = user_tokens
+        if tokens < max_model_len and chunked is False:
+            raise Refusal(
+                "batched_tokens_too_small",
+                f"max_num_batched_tokens ({tokens}) is smaller than max_model_len ({max_model_len}). This effectively "
+                "limits the maximum sequence length to max_num_batched_tokens and makes vLLM reject longer sequences. "
+                "Please increase max_num_batched_tokens or decrease max_model_len.",
+                "--max-num-batched-tokens",
+            )
+    if user_seqs is None:
+        seqs = min(seqs, tokens)
+    elif tokens < seqs:
+        raise Refusal(
+            "batched_tokens_below_seqs",
+            f"max_num_batched_tokens ({tokens}) must be greater than or equal to max_num_seqs ({seqs}).",
+            "--max-num-batched-tokens",
+        )
+    return seqs, tokens
+
+
+def default_batch_sizes(
+    gpu: Gpu, version: VllmVersion, usage: Usage, given: dict[str, int]
+) -> tuple[int, int]:
+    """(max_num_batched_tokens, max_num_seqs) before caps (engine/arg_utils.py get_batch_defaults, 0.33)."""
+    world = given.get("tensor_parallel_size", 1) * given.get("pipeline_parallel_size", 1)
+    offline = usage == "offline"
+    if gpu.kind == "cpu":
+        return (4096 * world, 256 * world) if offline else (2048 * world, 128 * world)
+    if version < (0, 8):
+        return 2048, 256
+    memory = gpu.memory_bytes or 0
+    if version >= (0, 28) and memory >= 160 * GIB:
+        return 16384, 1024
+    name = gpu.name.lower()
+    big = memory >= 70 * GIB and (version < (0, 9) or "a100" not in name) and "gb10" not in name
+    if big:
+        return (16384 if offline else 8192), (1024 if version >= (0, 8, 3) else 256)
+    return (8192 if offline else 2048), 256
+
+
+def capture_sizes(
+    given: dict[str, object], version: VllmVersion, gpu: Gpu, seqs: int, tokens: int
+) -> tuple[int, ...]:
+    """Batch sizes that CUDA graphs are captured for (config/vllm.py _set_cudagraph_sizes, 0.33)."""
+    compilation = given.get("compilation_config")
+    compilation = compilation if isinstance(compilation, dict) else {}
+    explicit = given.get("cudagraph_capture_sizes") or compilation.get("cudagraph_capture_sizes")
+    if isinstance(explicit, list):
+        return tuple(sorted({size for size in explicit if isinstance(size, int) and size <= tokens}))
+    if compilation.get("cudagraph_mode") == "NONE":
+        return ()
+    if version < (0, 8):
+        return tuple(size for size in (1, 2, 4, *range(8, 257, 8)) if size <= max(seqs, 1) or size <= 8)
+    if version < (0, 11):
+        return tuple(size for size in (1, 2, 4, *range(8, 513, 8)) if size <= max(2 * seqs, 1) and size <= tokens)
+    ceiling = 1024 if gpu.capability is not None and gpu.capability // 10 == 10 else 512
+    top = given.get("max_cudagraph_capture_size") or compilation.get("max_cudagraph_capture_size")
+    top = min(top if isinstance(top, int) else min(2 * seqs, ceiling), tokens)
+    sizes = {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, top + 1, 16)) if size <= top}
+    return tuple(sorted(sizes))
+
+
+_V2_SINCE_0_24 = frozenset(
+    "LlamaForCausalLM MistralForCausalLM Qwen3ForCausalLM DeepseekV2ForCausalLM Qwen2MoeForCausalLM "
+    "GraniteMoeForCausalLM".split()
+)
+
+
+def uses_v2_runner(model: Model, version: VllmVersion) -> bool:
+    """Whether the second model runner is the default for this model (memory.md 4.1; config/vllm.py, by version)."""
+    if model.is_pooling or version < (0, 24):
+        return False
+    if version >= (0, 29):
+        return True
+    if version >= (0, 26):
+        return not model.is_moe and not model.is_hybrid or model.architecture in _V2_SINCE_0_24
+    return model.architecture in _V2_SINCE_0_24

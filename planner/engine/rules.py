@@ -1,0 +1,64 @@
+"""What vLLM refuses whatever the memory, and why: one entry per rule, with vLLM's own message.
+
+Rules that belong to one layer's sharding or to one quantization's layout live there (planner/model/modules.py,
+planner/memory/quantization) and raise the same Refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planner.engine.defaults import Engine
+from planner.errors import Refusal
+from planner.hardware.catalogue import Gpu
+from planner.memory.quantization import Quantization
+from planner.model.architecture import Model
+
+Rule = Callable[[Model, Gpu, Engine, Quantization | None], None]
+
+
+def check(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """Raise the Refusal of the first rule that this launch breaks, in the order in which vLLM would raise."""
+    for rule in RULES:
+        rule(model, gpu, engine, quantization)
+
+
+def _heads(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    heads, tp = model.num_attention_heads, engine.tensor_parallel_size
+    if heads % tp:
+        raise Refusal(
+            "heads_not_divisible",
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp}).",
+            "--tensor-parallel-size",
+        )
+
+
+def _layers(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    if engine.pipeline_parallel_size > len(model.layers):
+        raise Refusal(
+            "pp_exceeds_layers",
+            f"pipeline parallel size ({engine.pipeline_parallel_size}) is larger than the number of layers "
+            f"({len(model.layers)}).",
+            "--pipeline-parallel-size",
+        )
+
+
+def _capability(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    if gpu.capability is not None and gpu.capability < 70:
+        raise Refusal("gpu_too_old", f"vLLM needs compute capability 7.0 or higher; {gpu.name} has "
+                      f"{gpu.capability / 10}.", None)
+
+
+def _quantization_capability(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/vllm.py _get_quantization_config (0.33)."""
+    if quantization is None or gpu.capability is None or gpu.capability >= quantization.min_capability:
+        return
+    raise Refusal(
+        "quantization_needs_capability",
+        f"The quantization method {quantization.name} is not supported for the current GPU. Minimum capability: "
+        f"{quantization.min_capability}. Current capability: {gpu.capability}.",
+        "--quantization",
+    )
+
+
+RULES: tuple[Rule, ...] = (_capability, _heads, _layers, _quantization_capability)

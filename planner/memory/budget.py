@@ -1,0 +1,312 @@
+"""Adds it all up: model + GPU + engine args -> Estimate, a pure function over integers (bytes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Literal
+
+from planner.engine import rules
+from planner.engine.args import EngineArgs
+from planner.engine.defaults import Engine, Usage, resolve
+from planner.engine.version import NEWEST, VllmVersion
+from planner.errors import InputError, Reason, Refusal
+from planner.hardware.catalogue import Gpu
+from planner.memory.allocator import LOADING_MAX_SPLIT
+from planner.memory.kv_cache import KVCachePlan, plan_kv_cache
+from planner.memory.overhead import Overhead, constants, overhead
+from planner.memory.quantization import Quantization
+from planner.memory.weights import StageWeights, stage_weights
+from planner.model.architecture import Model
+from planner.model.modules import Placement
+from planner.units import GIB, gib
+
+Status = Literal["fits", "does_not_fit", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One pipeline stage's rank 0; tensor-parallel ranks of a stage are alike."""
+
+    pp_rank: int
+    weights_bytes: int
+    loading_bytes: int
+    available_kv_bytes: int
+    num_blocks: int
+
+    def to_dict(self) -> dict[str, int]:
+        return {
+            "pp_rank": self.pp_rank,
+            "weights_bytes": self.weights_bytes,
+            "available_kv_bytes": self.available_kv_bytes,
+            "num_blocks": self.num_blocks,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What vLLM would do. Bytes are integers, per GPU, of the tightest rank. Unknown parts are None, never 0."""
+
+    status: Status
+    reasons: tuple[Reason, ...]
+    model: Model
+    gpu: Gpu
+    engine: Engine | None
+    requested_bytes: int | None = None
+    stages: tuple[StageWeights, ...] = ()
+    overhead: Overhead | None = None
+    ranks: tuple[Rank, ...] = ()
+    kv_cache: KVCachePlan | None = None
+    basis: Mapping[str, str] = field(default_factory=dict)
+    available_range: tuple[int, int] | None = None
+    offloaded_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return self.status == "fits"
+
+    @property
+    def tightest(self) -> int:
+        """Index of the pipeline stage with the least room for KV cache."""
+        return min(range(len(self.ranks)), key=lambda i: self.ranks[i].num_blocks, default=0)
+
+    @property
+    def weights(self) -> StageWeights | None:
+        return self.stages[self.tightest] if self.stages else None
+
+    @property
+    def outside_budget_bytes(self) -> int:
+        """Used beyond the requested share: CUDA graphs in versions that do not budget for them."""
+        if self.overhead is None or self.overhead.graphs_in_budget:
+            return 0
+        return self.overhead.cuda_graph
+
+    def to_dict(self, request_id: object = None) -> dict[str, Any]:
+        """The answer as the JSON contract has it (docs/contract.md)."""
+        return {
+            "id": request_id,
+            "status": self.status,
+            "reasons": [reason.to_dict() for reason in self.reasons],
+            "model": {
+                "name": self.model.name,
+                "architecture": self.model.architecture,
+                "parameters": self.model.parameters,
+            },
+            "gpu": {
+                "name": self.gpu.name,
+                "memory_bytes": self.gpu.memory_bytes,
+                "compute_capability": self.gpu.compute_capability,
+            },
+            "engine": self._engine_dict(),
+            "memory": self._memory_dict(),
+            "weights": dict(self.weights.groups) if self.weights else None,
+            "kv_cache": self._kv_dict(),
+            "ranks": [rank.to_dict() for rank in self.ranks],
+            "basis": dict(self.basis),
+            "range": {"available_kv_bytes": list(self.available_range)} if self.available_range else {},
+            "warnings": list(self.warnings),
+        }
+
+    def _engine_dict(self) -> dict[str, Any] | None:
+        if self.engine is None:
+            return None
+        engine, kv = self.engine, self.kv_cache
+        resolved = {
+            name: getattr(engine, name)
+            for name in (
+                "tensor_parallel_size",
+                "pipeline_parallel_size",
+                "data_parallel_size",
+                "decode_context_parallel_size",
+                "enable_expert_parallel",
+                "dtype",
+                "quantization",
+                "max_model_len",
+                "max_num_seqs",
+                "max_num_batched_tokens",
+                "gpu_memory_utilization",
+                "enforce_eager",
+                "enable_prefix_caching",
+                "enable_chunked_prefill",
+                "async_scheduling",
+                "disable_hybrid_kv_cache_manager",
+                "kv_cache_memory_bytes",
+                "num_gpu_blocks_override",
+                "cpu_offload_gb",
+                "kv_offloading_size",
+            )
+        }
+        return {
+            **dict(engine.args),
+            **resolved,
+            "max_model_len": kv.max_model_len if kv else engine.max_model_len,
+            "kv_cache_dtype": kv.kv_cache_dtype if kv else engine.kv_cache_dtype,
+            "block_size": kv.block_size if kv else engine.block_size,
+            "attention_backend": kv.attention_backend if kv else engine.attention_backend,
+            "cudagraph_capture_sizes": list(engine.cudagraph_capture_sizes),
+            "usage": engine.usage,
+            "vllm_version": str(engine.vllm_version),
+        }
+
+    def _memory_dict(self) -> dict[str, int | None] | None:
+        if self.overhead is None or not self.ranks:
+            return None
+        rank = self.ranks[self.tightest]
+        return {
+            "total_bytes": self.gpu.memory_bytes,
+            "requested_bytes": self.requested_bytes,
+            "weights_bytes": rank.weights_bytes,
+            "model_loading_bytes": rank.loading_bytes,
+            "activation_peak_bytes": self.overhead.activation_peak,
+            "persistent_bytes": self.overhead.persistent,
+            "non_torch_bytes": self.overhead.non_torch,
+            "cuda_graph_bytes": self.overhead.cuda_graph,
+            "available_kv_bytes": rank.available_kv_bytes,
+            "outside_budget_bytes": self.outside_budget_bytes,
+            "offloaded_bytes": self.offloaded_bytes,
+        }
+
+    def _kv_dict(self) -> dict[str, Any] | None:
+        kv = self.kv_cache
+        if kv is None:
+            return None
+        return {
+            "block_size": kv.block_size,
+            "bytes_per_block": kv.bytes_per_block,
+            "num_blocks": kv.num_blocks,
+            "tokens": kv.tokens,
+            "max_concurrency": round(kv.max_concurrency, 2),
+            "bytes_for_one_request": kv.bytes_for_one_request,
+            "max_model_len_that_fits": kv.max_model_len_that_fits,
+        }
+
+
+def estimate(
+    model: Model,
+    gpu: Gpu,
+    args: EngineArgs | None = None,
+    *,
+    quantization: Quantization | None = None,
+    version: VllmVersion = NEWEST,
+    usage: Usage = "server",
+    assumed: Mapping[str, str] | None = None,
+) -> Estimate:
+    """What vLLM would make of this launch.
+
+    quantization: of the checkpoint or of `--quantization`, made by planner.memory.quantization. assumed: terms
+    ("weights" …) that rest on an assumption, and which. Raises InputError for input that makes no sense; a launch that
+    vLLM rejects is an Estimate with status "refused".
+    """
+    args = EngineArgs() if args is None else args
+    engine = None
+    try:
+        engine = resolve(model, gpu, args, version, usage)
+        rules.check(model, gpu, engine, quantization)
+        return _estimate(model, gpu, engine, quantization, dict(assumed or {}))
+    except Refusal as refusal:
+        return Estimate(status="refused", reasons=(refusal.reason,), model=model, gpu=gpu, engine=engine)
+
+
+def _estimate(
+    model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None, assumed: dict[str, str]
+) -> Estimate:
+    placement = Placement(
+        tp_size=engine.tensor_parallel_size,
+        expert_parallel_size=engine.expert_parallel_size,
+        dtype=engine.dtype,
+        capability=engine.capability,
+        quantization=quantization,
+    )
+    max_split = LOADING_MAX_SPLIT if engine.vllm_version >= (0, 32) else None
+    stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
+    extra = overhead(model, engine)
+    offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
+    requested, available = _available(gpu, engine, stages, extra, offloaded)
+    plan = plan_kv_cache(model, engine, gpu, available) if not _is_encoder_only(model) else None
+    ranks = tuple(
+        Rank(
+            pp_rank=stage.pp_rank,
+            weights_bytes=stage.tensor_bytes,
+            loading_bytes=stage.block_bytes,
+            available_kv_bytes=room,
+            num_blocks=max(0, room // per_block) if per_block else 0,
+        )
+        for stage, room, per_block in zip(
+            stages, available, plan.bytes_per_block_by_stage if plan else [0] * len(stages), strict=True
+        )
+    )
+    failures = [plan.failure] if plan and plan.failure else _does_not_load(gpu, requested, ranks, plan)
+    error = 0 if engine.kv_cache_memory_bytes or engine.on_cpu else int(constants()["available_kv_error_bytes"])
+    room = min(available)
+    return Estimate(
+        status="does_not_fit" if failures else "fits",
+        reasons=tuple(failures),
+        model=model,
+        gpu=gpu,
+        engine=engine,
+        requested_bytes=requested,
+        stages=stages,
+        overhead=extra,
+        ranks=ranks,
+        kv_cache=plan,
+        basis=_basis(model, engine, assumed),
+        available_range=(room - error, room + error),
+        offloaded_bytes=offloaded,
+    )
+
+
+def _available(
+    gpu: Gpu, engine: Engine, stages: tuple[StageWeights, ...], extra: Overhead, offloaded: int
+) -> tuple[int | None, list[int]]:
+    """(requested bytes, bytes for KV cache per pipeline stage)."""
+    if engine.kv_cache_memory_bytes is not None:
+        requested = None if gpu.memory_bytes is None else ceil(gpu.memory_bytes * engine.gpu_memory_utilization)
+        return requested, [engine.kv_cache_memory_bytes] * len(stages)
+    if engine.on_cpu:
+        raise InputError("a CPU engine's KV cache has no size of its own: pass --kv-cache-memory-bytes")
+    total = gpu.known_memory()
+    requested = ceil(total * engine.gpu_memory_utilization)
+    beside = extra.activation_peak + extra.persistent + extra.non_torch
+    if extra.graphs_in_budget:
+        beside += extra.cuda_graph
+    return requested, [requested - (stage.block_bytes - offloaded) - beside for stage in stages]
+
+
+def _is_encoder_only(model: Model) -> bool:
+    return all(layer.state is None for layer in model.layers)
+
+
+def _does_not_load(
+    gpu: Gpu, requested: int | None, ranks: tuple[Rank, ...], plan: KVCachePlan | None
+) -> list[Reason]:
+    """For a model without KV cache: the weights and the profile run must fit in the requested share."""
+    if plan is not None or requested is None:
+        return []
+    room = min(rank.available_kv_bytes for rank in ranks)
+    if room > 0:
+        return []
+    return [
+        Reason(
+            code="out_of_memory",
+            message=f"CUDA out of memory: {gib(requested - room)} GiB are needed, "
+            f"{gib(requested)} GiB are requested.",
+            flag="--gpu-memory-utilization",
+        )
+    ]
+
+
+def _basis(model: Model, engine: Engine, assumed: dict[str, str]) -> dict[str, str]:
+    measured = engine.kv_cache_memory_bytes is not None or engine.on_cpu
+    basis = {
+        "weights": "exact",
+        "activation_peak": "exact" if engine.on_cpu else "fitted",
+        "non_torch": "exact" if engine.on_cpu else "fitted",
+        "cuda_graph": "exact" if engine.on_cpu or engine.enforce_eager else "fitted",
+        "available_kv": "exact" if measured else "fitted",
+        "kv_cache": "exact" if measured else "fitted",
+    }
+    if model.notes:
+        basis["weights"] = "assumed"
+    return {**basis, **dict.fromkeys(assumed, "assumed")}

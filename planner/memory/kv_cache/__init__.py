@@ -1,0 +1,14 @@
+"""KV cache: the blocks, tokens and concurrency that vLLM prints, from the bytes it has for them.
+
+dtypes: --kv-cache-dtype. specs: one layer's page and blocks. groups: layers that share a block table. layout: all of
+it for one engine. capacity: the arithmetic from bytes to tokens. plan: the answer. versions: what changed when.
+"""
+
+from planner.memory.kv_cache.plan import (
+    KVCachePlan,
+    concurrency_curve,
+    max_len_for_sessions,
+    plan_kv_cache,
+)
+
+__all__ = ["KVCachePlan", "concurrency_curve", "max_len_for_sessions", "plan_kv_cache"]

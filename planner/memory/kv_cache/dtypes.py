@@ -1,0 +1,117 @@
+"""--kv-cache-dtype: what one head keeps of one token under each, and since which version vLLM knows it.
+
+Mirrors config/cache.py CacheDType and v1/kv_cache_interface.py get_kv_quant_mode with the backends' customize_spec
+(0.33). Which GPU takes which is in planner/engine/backends.py, since the attention backend decides that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.engine.version import VllmVersion
+from planner.errors import Refusal
+from planner.units import DTYPE_BYTES, ceil_div
+
+FP8 = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVDtype:
+    """One value of --kv-cache-dtype."""
+
+    name: str
+    since: tuple[int, int] = (0, 6)
+    element: str | None = None
+    """torch's name of a stored element; None: the model's own dtype."""
+    packing: Literal["plain", "per_token_head", "int4_per_token_head", "nvfp4", "turboquant"] = "plain"
+    key_bits: int = 0
+    value_bits: int = 0
+    mla_token_bytes: int | None = None
+    """Bytes of one token where MLA packs values, rotary part and scales into one blob."""
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.element not in (None, "bfloat16", "float16")
+
+    def element_bytes(self, model_dtype: str) -> int:
+        return DTYPE_BYTES[self.element or model_dtype]
+
+    def head_bytes(self, key: int, value: int, model_dtype: str) -> int:
+        """Bytes of one token's key and value in one KV head."""
+        return _PACKINGS[self.packing](self, key, value, self.element_bytes(model_dtype))
+
+    def latent_bytes(self, size: int, model_dtype: str) -> int:
+        """Bytes of one token's MLA latent vector."""
+        return self.mla_token_bytes or size * self.element_bytes(model_dtype)
+
+
+def _plain(_: KVDtype, key: int, value: int, element: int) -> int:
+    return (key + value) * element
+
+
+def _per_token_head(_: KVDtype, key: int, value: int, element: int) -> int:
+    """Two fp32 scales inline (v1/attention/backends/triton_attn.py customize_spec)."""
+    return (key + value) * element + 2 * 4
+
+
+def _int4_per_token_head(_: KVDtype, key: int, value: int, element: int) -> int:
+    return (key // 2 + value // 2) * element + 2 * 4
+
+
+def _nvfp4(_: KVDtype, key: int, value: int, element: int) -> int:
+    """Packed fp4 and one fp8 scale per 16 values (utils/torch_utils.py nvfp4_kv_cache_full_dim)."""
+    return sum(size // 2 + size // 16 for size in (key, value)) * element
+
+
+def _turboquant(dtype: KVDtype, key: int, value: int, element: int) -> int:
+    """One even-sized slot for key and value (quantization/turboquant/config.py slot_size_aligned)."""
+    keys = key if dtype.key_bits == 8 else ceil_div(key * dtype.key_bits, 8) + 2
+    slot = keys + ceil_div(key * dtype.value_bits, 8) + 4
+    return slot + slot % 2
+
+
+_PACKINGS = {
+    "plain": _plain,
+    "per_token_head": _per_token_head,
+    "int4_per_token_head": _int4_per_token_head,
+    "nvfp4": _nvfp4,
+    "turboquant": _turboquant,
+}
+
+KV_DTYPES = {
+    dtype.name: dtype
+    for dtype in (
+        KVDtype(name="auto"),
+        KVDtype(name="fp8", element="float8_e4m3fn"),
+        KVDtype(name="fp8_e4m3", element="float8_e4m3fn"),
+        KVDtype(name="fp8_e5m2", element="float8_e5m2"),
+        KVDtype(name="fp8_inc", since=(0, 10), element="float8_e4m3fn"),
+        KVDtype(name="bfloat16", since=(0, 11), element="bfloat16"),
+        KVDtype(name="fp8_ds_mla", since=(0, 11), element="uint8", mla_token_bytes=656),
+        KVDtype(name="float16", since=(0, 18), element="float16"),
+        KVDtype(name="int8_per_token_head", since=(0, 20), element="int8", packing="per_token_head"),
+        KVDtype(name="fp8_per_token_head", since=(0, 20), element="float8_e4m3fn", packing="per_token_head"),
+        KVDtype(name="nvfp4", since=(0, 20), element="uint8", packing="nvfp4"),
+        KVDtype(name="turboquant_k8v4", since=(0, 20), element="uint8", packing="turboquant", key_bits=8, value_bits=4),
+        KVDtype(name="turboquant_4bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=4, value_bits=4),
+        KVDtype(name="turboquant_k3v4_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=4),
+        KVDtype(name="turboquant_3bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=3),
+        KVDtype(name="int4_per_token_head", since=(0, 28), element="uint8", packing="int4_per_token_head"),
+        KVDtype(name="nvfp4_4over6", since=(0, 28), element="uint8", packing="nvfp4"),
+        KVDtype(name="nvfp4_ds_mla", since=(0, 31), element="uint8", mla_token_bytes=352),
+    )
+}
+
+
+def kv_dtype(name: str, version: VllmVersion) -> KVDtype:
+    """The entry for a resolved --kv-cache-dtype; Refusal when this version does not have it."""
+    dtype = KV_DTYPES.get(name)
+    if dtype is None or version < dtype.since:
+        known = ", ".join(repr(entry.name) for entry in KV_DTYPES.values() if version >= entry.since)
+        raise Refusal(
+            "kv_cache_dtype_unknown",
+            f"argument --kv-cache-dtype: invalid choice: '{name}' (choose from {known})",
+            "--kv-cache-dtype",
+        )
+    return dtype

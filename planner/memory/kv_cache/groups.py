@@ -1,0 +1,135 @@
+"""Layers -> KV cache groups: the layers of one group share a block table, and all groups share one pool of blocks.
+
+Mirrors get_kv_cache_groups and what it calls (v1/core/kv_cache_planning.py, 0.33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from planner.memory.kv_cache.specs import CannotUnify, ChunkedSpec, Demand, FullSpec, MLASpec, SlidingSpec, Spec
+from planner.memory.kv_cache.versions import Rules
+from planner.units import ceil_div
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLayer:
+    """One entry of vLLM's kv_cache_spec: which model layer it belongs to, and what it keeps."""
+
+    index: int
+    spec: Spec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CacheGroup:
+    """Layers that share a block table."""
+
+    layers: tuple[CacheLayer, ...]
+
+    @cached_property
+    def specs(self) -> tuple[Spec, ...]:
+        """The distinct specs of its layers."""
+        return tuple(dict.fromkeys(layer.spec for layer in self.layers))
+
+    @property
+    def kind(self) -> str:
+        kinds = dict.fromkeys(spec.kind for spec in self.specs)
+        return next(iter(kinds)) if len(kinds) == 1 else "full_attention"
+
+    @property
+    def block_size(self) -> int:
+        return self.specs[0].block_size
+
+    def page(self, stage: range | None = None) -> int:
+        """Bytes of one block over the group's layers (those of one pipeline stage)."""
+        return sum(layer.spec.page for layer in self.layers if stage is None or layer.index in stage)
+
+    def blocks(self, demand: Demand) -> int:
+        """Blocks that one request of full length holds in this group."""
+        counts = [spec.blocks(demand) for spec in self.specs]
+        if len(counts) == 1:
+            return counts[0]
+        if all(isinstance(count, int) for count in counts):
+            return max(counts)
+        import numpy as np
+
+        return np.maximum.reduce(counts)  # type: ignore[no-any-return]
+
+
+def cache_groups(layers: Sequence[CacheLayer], rules: Rules, *, hybrid_manager: bool) -> tuple[CacheGroup, ...]:
+    """The groups that vLLM forms."""
+    if not hybrid_manager or not rules.hybrid:
+        layers = promoted(layers)
+    if not layers:
+        return ()
+    if _is_uniform(layer.spec for layer in layers):
+        return (CacheGroup(layers=tuple(layers)),)
+    try:
+        return _hybrid(unified(layers), rules)
+    except CannotUnify:
+        return (CacheGroup(layers=tuple(promoted(layers))),)
+
+
+def promoted(layers: Sequence[CacheLayer]) -> list[CacheLayer]:
+    """Windows and chunks stored like full attention, where the model has full attention too."""
+    if not any(isinstance(layer.spec, FullSpec) for layer in layers):
+        return list(layers)
+    full = {layer.spec.block_size for layer in layers if isinstance(layer.spec, FullSpec)}
+    block_size = full.pop() if len(full) == 1 else None
+    return [
+        replace(layer, spec=_as_full(layer.spec, block_size))
+        if isinstance(layer.spec, SlidingSpec | ChunkedSpec)
+        else layer
+        for layer in layers
+    ]
+
+
+def _as_full(spec: Spec, block_size: int | None) -> FullSpec:
+    return FullSpec(
+        block_size=block_size or spec.block_size,
+        token_bytes=spec.token_bytes,
+        shape=spec.shape,
+        padded=spec.padded,
+    )
+
+
+def _is_uniform(specs: Iterable[Spec]) -> bool:
+    return len({spec.uniform_key for spec in specs}) == 1
+
+
+def unified(layers: Sequence[CacheLayer]) -> list[CacheLayer]:
+    """All pages made the size of the largest (unify_kv_cache_spec_page_size)."""
+    page = max(layer.spec.page for layer in layers)
+    return [
+        layer if layer.spec.page == page else replace(layer, spec=layer.spec.unified(page)) for layer in layers
+    ]
+
+
+def _hybrid(layers: Sequence[CacheLayer], rules: Rules) -> tuple[CacheGroup, ...]:
+    """Groups of equally many layers of one kind (_get_kv_cache_groups_uniform_page_size)."""
+    buckets: dict[Spec, list[CacheLayer]] = {}
+    for layer in layers:
+        buckets.setdefault(layer.spec, []).append(layer)
+    size = group_size([len(bucket) for bucket in buckets.values()], rules)
+    groups = []
+    for bucket in buckets.values():
+        count = ceil_div(len(bucket), size)
+        for i in range(count):
+            part = bucket[i::count] if rules.round_robin else bucket[i * size : (i + 1) * size]
+            groups.append(CacheGroup(layers=tuple(part)))
+    return tuple(groups)
+
+
+def group_size(counts: Sequence[int], rules: Rules) -> int:
+    """Layers in a group: as many as the rarest kind has, or the commonest where that is not much more."""
+    least, most = min(counts), max(counts)
+    if rules.larger_group is not None:
+        numerator, denominator = rules.larger_group
+        if most * denominator < least * numerator:
+            return most
+    return least
+
+
+__all__ = ["CacheGroup", "CacheLayer", "MLASpec", "cache_groups", "group_size", "promoted", "unified"]

@@ -1,0 +1,250 @@
+"""The plan: how many blocks, tokens and concurrent requests a launch gets, or vLLM's sentence why it does not start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.engine.defaults import Engine
+from planner.errors import Reason
+from planner.hardware.catalogue import Gpu
+from planner.memory.kv_cache.capacity import Layout
+from planner.memory.kv_cache.layout import CacheModel, make_layout
+from planner.memory.kv_cache.messages import cannot_auto_fit, kv_too_small, no_cache_blocks
+from planner.memory.kv_cache.specs import Demand
+from planner.model.architecture import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSummary:
+    """One KV cache group, for display."""
+
+    kind: str
+    layers: int
+    block_size: int
+    page_bytes: int
+    """Of one layer; of all layers where their pages differ."""
+    blocks_per_request: int
+
+    def to_dict(self) -> dict[str, str | int]:
+        return {
+            "kind": self.kind,
+            "layers": self.layers,
+            "block_size": self.block_size,
+            "page_bytes": self.page_bytes,
+            "blocks_per_request": self.blocks_per_request,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVCachePlan:
+    """What vLLM's engine core works out from the available memory, and prints."""
+
+    block_size: int
+    attention_backend: str | None
+    kv_cache_dtype: str
+    """Resolved: of the flag or, for `auto`, of the checkpoint."""
+    bytes_per_block: int
+    """Of the tightest pipeline stage."""
+    bytes_per_block_by_stage: tuple[int, ...]
+    num_blocks: int
+    tokens: int
+    """ "GPU KV cache size"."""
+    max_concurrency: float
+    blocks_per_request: int
+    bytes_for_one_request: int
+    """Of the stage that needs most."""
+    max_model_len: int
+    """After auto-fit."""
+    max_model_len_that_fits: int
+    """The longest that this memory would serve, up to what the model allows."""
+    groups: tuple[GroupSummary, ...]
+    failure: Reason | None = None
+
+
+def cache_model(
+    model: Model, engine: Engine, gpu: Gpu, checkpoint_kv_dtype: str | None = None
+) -> CacheModel:
+    """checkpoint_kv_dtype: the checkpoint's own KV scheme (dtypes.checkpoint_kv_dtype), for --kv-cache-dtype auto."""
+    name = engine.kv_cache_dtype
+    if name == "auto" and checkpoint_kv_dtype is not None:
+        name = checkpoint_kv_dtype
+    return CacheModel(model=model, engine=engine, gpu=gpu, kv_cache_dtype=name)
+
+
+def demand_of(engine: Engine, layout: Layout) -> Demand:
+    """What one request of full length asks of this engine's cache."""
+    batches = engine.max_concurrent_batches if layout.rules.concurrent_batches else 1
+    return Demand(
+        max_model_len=engine.max_model_len,
+        in_flight=engine.max_num_batched_tokens * batches,
+        encoder_tokens=engine.max_num_batched_tokens,
+    )
+
+
+def plan_kv_cache(
+    model: Model,
+    engine: Engine,
+    gpu: Gpu,
+    available_bytes: Sequence[int],
+    *,
+    checkpoint_kv_dtype: str | None = None,
+) -> KVCachePlan:
+    """What this much memory per pipeline stage (of one rank) holds. Refusal for an illegal dtype or backend."""
+    cache = cache_model(model, engine, gpu, checkpoint_kv_dtype)
+    layout = make_layout(cache)
+    demand = demand_of(engine, layout)
+    if not layout.groups:
+        return _attention_free(cache, demand, len(available_bytes))
+    checked = layout.checked(available_bytes)
+    longest = layout.longest(checked, demand, max(model.max_position, demand.max_model_len))
+    failure = None
+    if engine.auto_max_model_len and layout.rules.auto_fit:
+        if longest > 0:
+            demand = demand.with_len(min(longest, demand.max_model_len))
+        elif min(checked) > 0:
+            failure = cannot_auto_fit()
+    blocks = max(0, layout.num_blocks(available_bytes))
+    failure = failure or start_up_failure(layout, checked, demand, longest, blocks)
+    tokens, concurrency = layout.capacity(blocks, demand)
+    per_block, needed = layout.bytes_per_block, layout.bytes_needed(demand)
+    tightest = min(
+        range(len(per_block)), key=lambda i: available_bytes[i] // per_block[i] if per_block[i] else 1 << 62
+    )
+    return KVCachePlan(
+        block_size=layout.block_size,
+        attention_backend=cache.backend_name,
+        kv_cache_dtype=cache.kv_cache_dtype,
+        bytes_per_block=per_block[tightest],
+        bytes_per_block_by_stage=per_block,
+        num_blocks=blocks,
+        tokens=tokens,
+        max_concurrency=concurrency,
+        blocks_per_request=layout.blocks_per_request(demand),
+        bytes_for_one_request=max(needed),
+        max_model_len=demand.max_model_len,
+        max_model_len_that_fits=longest,
+        groups=tuple(_summary(layout, demand)),
+        failure=failure,
+    )
+
+
+def start_up_failure(
+    layout: Layout, checked: Sequence[int], demand: Demand, longest: int, blocks: int
+) -> Reason | None:
+    """vLLM's own sentence when the cache cannot serve one request of full length; None when it can."""
+    wording, length = layout.rules.wording, demand.max_model_len
+    if layout.rules.length_check == "tokens":
+        tokens = blocks * layout.block_size
+        if blocks <= 0:
+            return no_cache_blocks(wording)
+        if length <= tokens:
+            return None
+        return kv_too_small(wording, length=length, needed=0, available=0, estimate=0, tokens=tokens)
+    for stage, (room, per_block) in enumerate(zip(checked, layout.bytes_per_block, strict=True)):
+        if not per_block:
+            continue
+        if room <= 0:
+            return no_cache_blocks(wording)
+        needed = layout.bytes_needed(demand)[stage]
+        if needed > room:
+            return kv_too_small(
+                wording,
+                length=length,
+                needed=needed,
+                available=room,
+                estimate=min(_longest_on(layout, stage, room, demand), length),
+                tokens=0,
+            )
+    return None
+
+
+def _longest_on(layout: Layout, stage: int, room: int, demand: Demand) -> int:
+    """vLLM estimates on the first stage that is too small, not on all."""
+    rooms = tuple(room if i == stage else 1 << 62 for i in range(len(layout.stages)))
+    return layout.longest(rooms, demand, demand.max_model_len)
+
+
+def _summary(layout: Layout, demand: Demand) -> list[GroupSummary]:
+    return [
+        GroupSummary(
+            kind=group.kind,
+            layers=len(group.layers),
+            block_size=group.block_size,
+            page_bytes=group.page() if len(group.specs) > 1 else group.specs[0].page,
+            blocks_per_request=group.blocks(demand),
+        )
+        for group in layout.groups
+    ]
+
+
+def _attention_free(cache: CacheModel, demand: Demand, stages: int) -> KVCachePlan:
+    """Nothing is cached: one null block (get_kv_cache_config_from_groups)."""
+    return KVCachePlan(
+        block_size=cache.attention_block_size,
+        attention_backend=cache.backend_name,
+        kv_cache_dtype=cache.kv_cache_dtype,
+        bytes_per_block=0,
+        bytes_per_block_by_stage=(0,) * stages,
+        num_blocks=1,
+        tokens=0,
+        max_concurrency=0.0,
+        blocks_per_request=0,
+        bytes_for_one_request=0,
+        max_model_len=demand.max_model_len,
+        max_model_len_that_fits=demand.max_model_len,
+        groups=(),
+    )
+
+
+def concurrency_curve(
+    model: Model,
+    engine: Engine,
+    gpu: Gpu,
+    available_bytes: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    checkpoint_kv_dtype: str | None = None,
+) -> list[tuple[int, int, float]]:
+    """(max_model_len, tokens, concurrency) for each length: what --curve prints. Concurrency 0 where it does not fit."""
+    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype))
+    demand = demand_of(engine, layout)
+    if not layout.groups:
+        return []
+    checked, blocks = layout.checked(available_bytes), max(0, layout.num_blocks(available_bytes))
+    curve = []
+    for length in lengths:
+        at = demand.with_len(length)
+        tokens, concurrency = layout.capacity(blocks, at) if layout.fits(checked, at) else (0, 0.0)
+        curve.append((length, tokens, concurrency))
+    return curve
+
+
+def max_len_for_sessions(
+    model: Model,
+    engine: Engine,
+    gpu: Gpu,
+    available_bytes: Sequence[int],
+    sessions: int,
+    *,
+    checkpoint_kv_dtype: str | None = None,
+) -> int:
+    """The largest max_model_len at which this many full-length requests run at once; 0 for none."""
+    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype))
+    demand = demand_of(engine, layout)
+    limit = max(model.max_position, demand.max_model_len)
+    if not layout.groups:
+        return limit
+    checked, blocks = layout.checked(available_bytes), layout.num_blocks(available_bytes)
+
+    def holds(length: int) -> bool:
+        at = demand.with_len(length)
+        return layout.fits(checked, at) and blocks >= sessions * layout.blocks_per_request(at)
+
+    if not holds(1):
+        return 0
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,150 @@
+"""Memory that is neither weights nor KV cache: peak activation, persistent buffers, CUDA graphs, non-torch memory.
+
+The profile run (v1/worker/gpu_model_runner.py profile_run, v1/worker/gpu/model_runner.py) does one forward pass over
+max_num_batched_tokens tokens, then samples for max_num_seqs requests. Peaks compete; what stays allocated adds up.
+Formulas with their measured launches: docs/memory.md. Constants: data/constants.json.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from planner.engine.defaults import Engine
+from planner.engine.version import VllmVersion
+from planner.model.architecture import Model
+from planner.model.attention import MLAttention
+from planner.model.modules import Experts, Linear
+from planner.units import DTYPE_BYTES, ceil_div
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """Bytes on one rank, beside weights and KV cache."""
+
+    activation_peak: int
+    """What the profile run adds for a moment, and MoE workspaces that stay."""
+    persistent: int
+    """Buffers of the engine that stay allocated: sampler state, input buffers."""
+    non_torch: int
+    cuda_graph: int
+    """What vLLM estimates CUDA graphs to take; 0 in eager mode."""
+    graphs_in_budget: bool
+    """Whether this version takes the estimate off the KV cache; before, graphs come from outside the budget."""
+
+
+def overhead(model: Model, engine: Engine) -> Overhead:
+    """The overhead of one rank; zero on a CPU, whose KV cache has a size of its own."""
+    if engine.on_cpu:
+        return Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
+    return Overhead(
+        activation_peak=activation_peak(model, engine),
+        persistent=persistent_buffers(model, engine),
+        non_torch=non_torch(engine),
+        cuda_graph=cuda_graphs(engine),
+        graphs_in_budget=engine.vllm_version >= (0, 20),
+    )
+
+
+def activation_peak(model: Model, engine: Engine) -> int:
+    """Peak activation of the profile run: the largest of the competing peaks, plus MoE workspaces."""
+    workspace = moe_workspace(model, engine)
+    return max(forward_peak(model, engine), sampler_peak(model, engine), mla_peak(model, engine)) + workspace
+
+
+def forward_peak(model: Model, engine: Engine) -> int:
+    """gate_up's output, its activation, hidden states, residual, norm output and attention output in turn."""
+    element = DTYPE_BYTES[engine.dtype]
+    width = max(
+        (
+            module.inputs
+            for layer in model.layers
+            for module in layer.modules
+            if isinstance(module, Linear) and module.group == "mlp" and module.split == "row"
+        ),
+        default=0,
+    )
+    local = ceil_div(width, engine.tensor_parallel_size)
+    tokens = engine.max_num_batched_tokens
+    eager = 2 * local if engine.enforce_eager else 0
+    return element * tokens * (3 * local + 4 * model.hidden_size + eager)
+
+
+def sampler_peak(model: Model, engine: Engine) -> int:
+    """Logits of every request and the sampler's copies of them; the same on every tensor-parallel rank."""
+    if model.is_pooling:
+        return 0
+    runner = "v2" if engine.use_v2_model_runner else "v1"
+    per_logit = float(_of_version("sampler_bytes_per_logit", engine.vllm_version, runner=runner)["value"])
+    rows = min(engine.max_num_seqs, engine.max_num_batched_tokens)
+    hidden = DTYPE_BYTES[engine.dtype] * engine.max_num_batched_tokens * model.hidden_size
+    return int(per_logit * rows * model.vocab_size) + hidden + int(constants()["sampler_base_bytes"])
+
+
+def mla_peak(model: Model, engine: Engine) -> int:
+    """Up-projected keys and values of the chunked-prefill workspace (layers/attention/mla_attention.py)."""
+    state = next((layer.state for layer in model.layers if isinstance(layer.state, MLAttention)), None)
+    if state is None:
+        return 0
+    heads = ceil_div(state.heads, engine.tensor_parallel_size)
+    rows = min(max(8 * engine.max_model_len, 4 * engine.max_num_seqs * (engine.block_size or 16)), 65536)
+    return rows * heads * (state.qk_nope_head_dim + state.v_head_dim) * DTYPE_BYTES[engine.dtype]
+
+
+def moe_workspace(model: Model, engine: Engine) -> int:
+    """The two workspaces of the fused experts kernels (layers/fused_moe, Triton), which stay allocated."""
+    element, version = DTYPE_BYTES[engine.dtype], engine.vllm_version
+    tokens = engine.max_num_batched_tokens
+    if version < (0, 18):  # VLLM_FUSED_MOE_CHUNK_SIZE
+        tokens = min(tokens, 16384 if version >= (0, 12) else 32768)
+    largest = 0
+    for layer in set(model.layers):
+        for module in layer.modules:
+            if isinstance(module, Experts):
+                whole = engine.enable_expert_parallel
+                width = module.intermediate if whole else ceil_div(module.intermediate, engine.tensor_parallel_size)
+                rows = tokens * (engine.data_parallel_size if whole else 1) * module.top_k
+                up = (2 if module.gated else 1) * width
+                largest = max(largest, element * rows * (max(width, module.hidden) + max(up, module.hidden)))
+    return largest
+
+
+def persistent_buffers(model: Model, engine: Engine) -> int:
+    """output_bin_counts (int32) and prompt_bin_mask (bits) of the second model runner (v1/worker/gpu/sample)."""
+    if not engine.use_v2_model_runner or model.is_pooling:
+        return 0
+    return engine.max_num_seqs * (4 * model.vocab_size + ceil_div(model.vocab_size, 8))
+
+
+def non_torch(engine: Engine) -> int:
+    """CUDA context growth, NCCL and kernels loaded since the first memory snapshot."""
+    several = engine.tensor_parallel_size * engine.pipeline_parallel_size > 1
+    return int(_of_version("non_torch_bytes", engine.vllm_version, tensor_parallel=several)["value"])
+
+
+def cuda_graphs(engine: Engine) -> int:
+    if not engine.cudagraph_capture_sizes:
+        return 0
+    entry = _of_version("cuda_graph_bytes", engine.vllm_version)
+    return int(entry["base"]) + int(entry["per_size"]) * len(engine.cudagraph_capture_sizes)
+
+
+@cache
+def constants() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(
+        (Path(__file__).parent / "data" / "constants.json").read_text(encoding="utf-8")
+    )
+    return loaded
+
+
+def _of_version(name: str, version: VllmVersion, **match: object) -> dict[str, Any]:
+    """The newest entry that this version has reached."""
+    found: dict[str, Any] = {}
+    for entry in constants()[name]:
+        start = tuple(int(part) for part in entry["from"].split("."))
+        if version >= start and all(entry.get(key) == value for key, value in match.items()):
+            found = entry
+    return found

@@ -1,0 +1,68 @@
+"""FP8 checkpoints: quant_method "fp8" (model_executor/layers/quantization/fp8.py, 0.33)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from planner.errors import InputError
+from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization.names import NameList, skipped
+from planner.memory.quantization.schemes import Fp8
+
+if TYPE_CHECKING:
+    from planner.model.modules import Experts
+
+
+@method("fp8", "deepseek_v4_fp8")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fp8Checkpoint(Quantization):
+    """Weights in e4m3, scaled per tensor or per block of 128 x 128."""
+
+    name = "fp8"
+    min_capability = 75
+    facts = Facts("8-bit floating point weights and activations", 8.0, 1)
+
+    def __post_init__(self) -> None:
+        _ = self.scheme, self.ignored
+
+    @cached_property
+    def scheme(self) -> Fp8:
+        static = self.choice("activation_scheme", ("static", "dynamic")) == "static"
+        block = self.parameters.get("weight_block_size")
+        if block is None:
+            return Fp8(scales="tensor", static=static)
+        rows, columns = self._block(block)
+        if static:
+            raise InputError(
+                f"{self.key('activation_scheme')} = 'static': block-wise quantization (weight_block_size) only has "
+                "the dynamic activation scheme"
+            )
+        return Fp8(scales="block", block=(rows, columns))
+
+    def _block(self, block: object) -> tuple[int, int]:
+        if (
+            isinstance(block, list | tuple)
+            and len(block) == 2
+            and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in block)
+        ):
+            return block[0], block[1]
+        raise InputError(f"{self.key('weight_block_size')} = {block!r}: must be two whole numbers, e.g. [128, 128]")
+
+    @cached_property
+    def ignored(self) -> NameList:
+        return self.names("ignored_layers", "modules_to_not_convert")
+
+    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        return None if skipped(self.ignored, self.ignored.exact, name, packed) else self.scheme
+
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+        if skipped(self.ignored, self.ignored.exact, name, ()):
+            return None
+        if self.parameters.get("store_dtype") == "mxfp4":
+            from planner.memory.quantization.microscaling import MXFP4_EXPERTS
+
+            return MXFP4_EXPERTS
+        return self.scheme

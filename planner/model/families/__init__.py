@@ -1,0 +1,59 @@
+"""One short function per family: a Hugging Face config becomes a Model. The only place to touch to add a family.
+
+Adding one: write `@family("SomethingForCausalLM")` above a function `(config, name) -> Model` in the module that fits
+(dense, moe, hybrid, vision, encoder), out of the pieces in `common`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from planner.errors import InputError
+from planner.model.architecture import Model
+from planner.model.config import Config
+
+Family = Callable[[Config, str], Model]
+
+_MODULES = ("dense", "classic", "gemma", "transformers_backend", "moe", "hybrid", "vision", "encoder")
+_registry: dict[str, Family] = {}
+
+
+def family(*architectures: str) -> Callable[[Family], Family]:
+    """Register a builder for these entries of a config's `architectures`."""
+
+    def register(build: Family) -> Family:
+        for architecture in architectures:
+            _registry[architecture] = build
+        return build
+
+    return register
+
+
+def known_architectures() -> tuple[str, ...]:
+    _load()
+    return tuple(sorted(_registry))
+
+
+def build_model(config: Config, name: str) -> Model:
+    """The Model of a config. InputError when the config names no architecture, or one the planner does not know."""
+    _load()
+    architectures = config.strs("architectures", default=())
+    if not architectures:
+        raise InputError(
+            f"{name}: config.json has no `architectures`; add it, e.g. "
+            '"architectures": ["LlamaForCausalLM"], or pass --hf-overrides with it'
+        )
+    for architecture in architectures:
+        if architecture in _registry:
+            return _registry[architecture](config, name)
+    raise InputError(
+        f"{name}: unknown architecture {architectures[0]!r}; pass --ask-vllm to let an installed vLLM "
+        "size it, or add it in planner/model/families"
+    )
+
+
+def _load() -> None:
+    if not _registry:
+        for module in _MODULES:
+            importlib.import_module(f"{__name__}.{module}")

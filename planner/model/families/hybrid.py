@@ -1,0 +1,1080 @@
+"""Models with recurrent layers: Mamba, gated delta nets, short convolutions, alone or beside attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from planner.errors import Refusal
+from planner.model.architecture import Layer, Model
+from planner.model.attention import KVAttention, LayerState, RecurrentState, StateShape
+from planner.model.config import Config
+from planner.model.families import family
+from planner.model.families.common import (
+    Dims,
+    Rope,
+    decoder,
+    dims,
+    gated_mlp,
+    kv_state,
+    layer_types,
+    norm,
+    plain_mlp,
+    qkv_attention,
+    repeat,
+    rope,
+    rotary_cache,
+)
+from planner.model.families.moe import (
+    W123,
+    Latent,
+    count,
+    flag,
+    granite_shared_mlp,
+    hidden_over_heads,
+    latent,
+    mla_attention,
+    moe_sizes,
+    mtp_parameters,
+    partial_rope,
+    per_layer,
+    qwen_sparse_layers,
+    rotary,
+    router,
+    sparse_mlp,
+    two_norms,
+    unstaged_decoder,
+)
+from planner.model.modules import (
+    AttentionScales,
+    Experts,
+    Fp32Gate,
+    Heads,
+    Kind,
+    Linear,
+    Module,
+    PartsWeight,
+    Placement,
+    Tensor,
+    Weight,
+)
+
+# --- Mamba 1 -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba1:
+    """The sizes of a MambaMixer (layers/mamba/mamba_mixer.py); none of its linears is ever quantized."""
+
+    hidden: int
+    intermediate: int
+    state: int
+    kernel: int
+    time_step_rank: int
+    conv_bias: bool
+    bias: bool
+    norms: Literal["weighted", "plain", "none"]
+    """Of the time step, B and C; plain ones have no parameter, but vLLM keeps a tensor of ones for each."""
+
+    def modules(self, prefix: str = "mixer") -> tuple[Module, ...]:
+        rank, state = self.time_step_rank, self.state
+        kind: Kind = "param" if self.norms == "weighted" else "attr"
+        norms = tuple(
+            Weight(name=f"{prefix}.{part}_layernorm.weight", shape=(size,), kind=kind)
+            for part, size in (("dt", rank), ("b", state), ("c", state))
+        )
+        return (
+            _plain(f"{prefix}.conv1d", self.kernel, self.intermediate, bias=self.conv_bias),
+            _plain(f"{prefix}.in_proj", self.hidden, self.intermediate, self.intermediate, bias=self.bias),
+            _plain(f"{prefix}.x_proj", self.intermediate, rank + 2 * state, split="row"),
+            _plain(f"{prefix}.dt_proj", rank, self.intermediate, bias=True),
+            Weight(
+                name=f"{prefix}.A",
+                shape=(self.intermediate, state),
+                split=0,
+                dtype="float32",
+                group="attention",
+            ),
+            Weight(name=f"{prefix}.D", shape=(self.intermediate,), split=0, group="attention"),
+            _plain(f"{prefix}.out_proj", self.intermediate, self.hidden, split="row", bias=self.bias),
+            *(() if self.norms == "none" else norms),
+        )
+
+    def recurrent(self) -> RecurrentState:
+        conv = StateShape(shape=(self.kernel - 1, self.intermediate), split=1, role="conv", grows=False)
+        ssm = StateShape(shape=(self.intermediate, self.state), split=0, role="ssm")
+        return RecurrentState(type="mamba1", states=(conv, ssm))
+
+
+def _plain(
+    name: str, inputs: int, *outputs: int | Heads, split: str = "column", bias: bool = False
+) -> Linear:
+    """A linear of a mixer that vLLM builds without a quantization config."""
+    return Linear(
+        name=name,
+        inputs=inputs,
+        outputs=outputs,
+        split=split,  # type: ignore[arg-type]
+        bias=bias,
+        group="attention",
+        quantizable=False,
+    )
+
+
+# --- Mamba 2 -------------------------------------------------------------------------------------------------------
+
+
+class Groups(Heads):
+    """Mamba 2's groups: divided by tensor parallelism, or replicated where there is only one."""
+
+    def local(self, tp: int) -> int:
+        if self.count % tp and self.count != 1:
+            raise Refusal(
+                "mamba_groups_not_divisible",
+                "If tensor parallel world size does not divide num_groups, then num_groups must equal 1.",
+                "--tensor-parallel-size",
+            )
+        return self.count // tp if self.count % tp == 0 else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2:
+    """The sizes of a MambaMixer2 (layers/mamba/mamba_mixer2.py)."""
+
+    hidden: int
+    intermediate: int
+    state: int
+    kernel: int
+    groups: int
+    heads: int
+    head_dim: int
+    conv_bias: bool
+    bias: bool
+    gated_norm: bool = True
+
+    def modules(self, prefix: str = "mixer") -> tuple[Module, ...]:
+        group = Groups(count=self.groups, size=self.state)
+        in_proj = Linear(
+            name=f"{prefix}.in_proj",
+            inputs=self.hidden,
+            outputs=(self.intermediate, self.intermediate, group, group, self.heads),
+            split="column",
+            bias=self.bias,
+            group="attention",
+        )
+        out_proj = Linear(
+            name=f"{prefix}.out_proj",
+            inputs=self.intermediate,
+            outputs=(self.hidden,),
+            split="row",
+            bias=self.bias,
+            group="attention",
+        )
+        gated = (Weight(name=f"{prefix}.norm.weight", shape=(self.intermediate,), split=0),)
+        return (
+            _plain(f"{prefix}.conv1d", self.kernel, self.intermediate, group, group, bias=self.conv_bias),
+            in_proj,
+            *(self._per_head(f"{prefix}.{name}", dtype) for name, dtype in _MAMBA2_VECTORS),
+            out_proj,
+            *(gated if self.gated_norm else ()),
+        )
+
+    def _per_head(self, name: str, dtype: str | None) -> Weight:
+        return Weight(name=name, shape=(self.heads,), split=0, dtype=dtype, group="attention")
+
+    def recurrent(self, ssm_dtype: str = "auto") -> RecurrentState:
+        conv = StateShape(
+            shape=(self.kernel - 1, self.intermediate),
+            split=1,
+            role="conv",
+            groups=Groups(count=self.groups, size=2 * self.state),
+        )
+        ssm = StateShape(
+            shape=(self.heads, self.head_dim, self.state), split=0, role="ssm", dtype=ssm_dtype
+        )
+        return RecurrentState(type="mamba2", states=(conv, ssm))
+
+
+_MAMBA2_VECTORS: tuple[tuple[str, str | None], ...] = (("A", "float32"), ("D", None), ("dt_bias", None))
+
+
+# --- pure Mamba ----------------------------------------------------------------------------------------------------
+
+
+def _mamba_model(
+    config: Config, name: str, layers: tuple[Layer, ...], hidden: int, vocab: int, **others: object
+) -> Model:
+    return unstaged_decoder(
+        config,
+        name,
+        layers=layers,
+        hidden=hidden,
+        vocab=vocab,
+        heads=0,
+        embedding="backbone.embeddings",
+        final_norm=norm("backbone.norm_f", hidden),
+        quantizable_head=False,
+        layer_prefix="backbone.layers.",
+        **others,
+    )
+
+
+@family("MambaForCausalLM", "FalconMambaForCausalLM")
+def mamba(config: Config, name: str) -> Model:
+    """models/mamba.py; Falcon-Mamba's norms on the time step, B and C have no weights."""
+    hidden = config.int("hidden_size")
+    rank = config.raw("time_step_rank")
+    mixer = Mamba1(
+        hidden=hidden,
+        intermediate=config.int("intermediate_size", int(config.number("expand", 2)) * hidden),
+        state=config.int("state_size"),
+        kernel=config.int("conv_kernel"),
+        time_step_rank=-(-hidden // 16) if rank == "auto" or rank is None else config.int("time_step_rank"),
+        conv_bias=config.bool("use_conv_bias"),
+        bias=config.bool("use_bias"),
+        norms="plain" if config.str("model_type") == "falcon_mamba" else "none",
+    )
+    layer = Layer(modules=(*mixer.modules(), *norm("norm", hidden)), state=mixer.recurrent())
+    return _mamba_model(
+        config, name, repeat(config.int("num_hidden_layers"), lambda _: layer), hidden, config.int("vocab_size")
+    )
+
+
+
+
+@family("Mamba2ForCausalLM")
+def mamba2(config: Config, name: str) -> Model:
+    """models/mamba2.py."""
+    hidden = config.int("hidden_size")
+    mixer = Mamba2(
+        hidden=hidden,
+        intermediate=config.int("intermediate_size", int(config.number("expand") * hidden)),
+        state=config.int("state_size"),
+        kernel=config.int("conv_kernel"),
+        groups=config.int("n_groups"),
+        heads=config.int("num_heads"),
+        head_dim=config.int("head_dim"),
+        conv_bias=config.bool("use_conv_bias"),
+        bias=config.bool("use_bias"),
+    )
+    layer = Layer(modules=(*mixer.modules(), *norm("norm", hidden)), state=mixer.recurrent())
+    return _mamba_model(
+        config, name, repeat(config.int("num_hidden_layers"), lambda _: layer), hidden, config.int("vocab_size")
+    )
+
+
+# --- Mamba beside attention ----------------------------------------------------------------------------------------
+
+
+@family("JambaForCausalLM")
+def jamba(config: Config, name: str) -> Model:
+    """models/jamba.py: Mamba 1, every attn_layer_period-th layer attention without positions, some MLPs sparse."""
+    d = hidden_over_heads(dims(config))
+    rank = config.raw("mamba_dt_rank")
+    mixer = Mamba1(
+        hidden=d.hidden,
+        intermediate=config.int("mamba_expand") * d.hidden,
+        state=config.int("mamba_d_state"),
+        kernel=config.int("mamba_d_conv"),
+        time_step_rank=-(-d.hidden // 16) if rank == "auto" or rank is None else config.int("mamba_dt_rank"),
+        conv_bias=config.bool("mamba_conv_bias"),
+        bias=config.bool("mamba_proj_bias"),
+        norms="weighted",
+    )
+    moe = moe_sizes(config, count="num_experts", width="intermediate_size")
+    sparse = sparse_mlp(d.hidden, moe, prefix="feed_forward", gate="router")
+    dense = gated_mlp(d.hidden, moe.intermediate, prefix="feed_forward")
+    is_attention = _periodic(config, "attn_layer")
+    is_expert = _periodic(config, "expert_layer")
+    norms = (*norm("input_layernorm", d.hidden), *norm("pre_ff_layernorm", d.hidden))
+
+    def layer(index: int) -> Layer:
+        attention = is_attention(index)
+        mixing = _bare_attention(d) if attention else mixer.modules()
+        mlp = sparse if is_expert(index) and moe.experts > 1 else dense
+        state: LayerState = kv_state(d) if attention else mixer.recurrent()
+        return Layer(modules=(*mixing, *mlp, *norms), state=state)
+
+    return unstaged_decoder(
+        config,
+        name,
+        layers=repeat(d.layers, layer, lambda index: (is_attention(index), is_expert(index))),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        final_norm=norm("model.final_layernorm", d.hidden),
+        tie=False,
+    )
+
+
+def _periodic(config: Config, what: str) -> Callable[[int], bool]:
+    """Jamba's `…_period` and `…_offset`."""
+    period, offset = config.int(f"{what}_period"), count(config, f"{what}_offset")
+    if offset >= period:
+        raise config.error(f"{what}_offset", f"= {offset} must be below {config.path(f'{what}_period')} = {period}")
+    return lambda index: index % period == offset
+
+
+def _bare_attention(d: Dims) -> tuple[Module, ...]:
+    """Attention whose projections are the layer's own, without a self_attn between."""
+    kv = Heads(count=d.kv_heads, size=d.head_dim)
+    return (
+        Linear(
+            name="qkv_proj",
+            inputs=d.hidden,
+            outputs=(d.heads * d.head_dim, kv, kv),
+            split="column",
+            group="attention",
+            packed=("q_proj", "k_proj", "v_proj"),
+        ),
+        Linear(
+            name="o_proj", inputs=d.heads * d.head_dim, outputs=(d.hidden,), split="row", group="attention"
+        ),
+        AttentionScales(name="attn"),
+    )
+
+
+_NEMOTRON_LETTERS = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "moe": "E", "mlp": "-"}
+
+
+def _nemotron_pattern(config: Config, letters: str, names: str) -> str:
+    """One letter a layer: M Mamba, * attention, - MLP, E experts; from either of transformers' two spellings."""
+    if config.has(names):
+        kinds = config.strs(names)
+        for kind in kinds:
+            if kind not in _NEMOTRON_LETTERS:
+                known = ", ".join(sorted(_NEMOTRON_LETTERS))
+                raise config.error(names, f"has an unknown layer type {kind!r}; known: {known}")
+        return "".join(_NEMOTRON_LETTERS[kind] for kind in kinds)
+    pattern = config.str(letters)
+    wrong = sorted(set(pattern) - set(_NEMOTRON_LETTERS.values()))
+    if wrong or not pattern:
+        raise config.error(letters, f"may only have the letters M, *, - and E, is {pattern!r}")
+    return pattern
+
+
+@family("NemotronHForCausalLM", "NemotronHPuzzleForCausalLM")
+def nemotron_h(config: Config, name: str) -> Model:
+    """models/nemotron_h.py: each layer is one of Mamba 2, attention, an MLP or a sparse MLP, by a pattern."""
+    d = dims_of_pattern(config)
+    pattern = _nemotron_pattern(config, "hybrid_override_pattern", "layers_block_type")
+    if config.has("num_hidden_layers") and config.int("num_hidden_layers") != len(pattern):
+        key = "layers_block_type" if config.has("layers_block_type") else "hybrid_override_pattern"
+        raise config.error(
+            key, f"has {len(pattern)} layers, num_hidden_layers says {d.layers}; correct one of them"
+        )
+    ssm = config.str("mamba_ssm_cache_dtype", default="float32")
+    mixers = _nemotron_mixers(config, d)
+    widths = _nemotron_widths(config, pattern)
+
+    def layer(index: int) -> Layer:
+        letter = pattern[index]
+        if letter == "-":
+            modules = _nemotron_mlp(config, d.hidden, widths[index])
+        else:
+            modules = mixers[letter]
+        return Layer(modules=(*modules, *norm("norm", d.hidden)), state=_nemotron_state(config, d, letter, ssm))
+
+    return unstaged_decoder(
+        config,
+        name,
+        layers=repeat(len(pattern), layer, lambda index: (pattern[index], widths.get(index))),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        final_norm=norm("model.norm_f", d.hidden),
+        extra_parameters=_nemotron_mtp(config, d, mixers),
+    )
+
+
+def dims_of_pattern(config: Config) -> Dims:
+    """Dims of a model whose number of layers is that of its pattern."""
+    hidden, heads = config.int("hidden_size"), config.int("num_attention_heads")
+    return Dims(
+        hidden=hidden,
+        layers=count(config, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=count(config, "num_key_value_heads") or heads,
+        head_dim=count(config, "head_dim") or hidden // heads,
+        vocab=config.int("vocab_size"),
+    )
+
+
+def _nemotron_mamba(config: Config, hidden: int) -> Mamba2:
+    heads, head_dim = config.int("mamba_num_heads"), config.int("mamba_head_dim")
+    return Mamba2(
+        hidden=hidden,
+        intermediate=heads * head_dim,
+        state=config.int("ssm_state_size"),
+        kernel=config.int("conv_kernel"),
+        groups=config.int("n_groups"),
+        heads=heads,
+        head_dim=head_dim,
+        conv_bias=config.bool("use_conv_bias"),
+        bias=config.bool("use_bias"),
+    )
+
+
+def _nemotron_mixers(config: Config, d: Dims) -> dict[str, tuple[Module, ...]]:
+    """The modules of each kind of layer that the pattern may name; plain MLPs differ by layer."""
+    mixers: dict[str, tuple[Module, ...]] = {
+        "M": _nemotron_mamba(config, d.hidden).modules(),
+        "*": qkv_attention(d, prefix="mixer"),
+    }
+    if count(config, "n_routed_experts"):
+        mixers["E"] = _nemotron_experts(config, d.hidden)
+    return mixers
+
+
+def _nemotron_state(config: Config, d: Dims, letter: str, ssm_dtype: str) -> LayerState | None:
+    if letter == "M":
+        return _nemotron_mamba(config, d.hidden).recurrent(ssm_dtype)
+    return kv_state(d, config.optional_int("sliding_window", minimum=1)) if letter == "*" else None
+
+
+def _nemotron_mlp(config: Config, hidden: int, width: int) -> tuple[Module, ...]:
+    bias = flag(config, "mlp_bias")
+    return plain_mlp(hidden, width, up="mixer.up_proj", down="mixer.down_proj", bias=bias)
+
+
+def _nemotron_widths(config: Config, pattern: str) -> dict[int, int]:
+    """Layer -> width of its plain MLP; intermediate_size may list one for each."""
+    plain = [index for index, letter in enumerate(pattern) if letter == "-"]
+    if not plain:
+        return {}
+    if not isinstance(config.raw("intermediate_size"), list):
+        return dict.fromkeys(plain, config.int("intermediate_size"))
+    widths = config.ints("intermediate_size", minimum=1)
+    if len(widths) not in (1, len(plain)):
+        raise config.error("intermediate_size", f"lists {len(widths)} widths for {len(plain)} MLP layers")
+    return dict(zip(plain, widths * len(plain) if len(widths) == 1 else widths, strict=False))
+
+
+def _nemotron_experts(config: Config, hidden: int) -> tuple[Module, ...]:
+    """NemotronHMoE: experts without a gate projection, optionally in a smaller latent space."""
+    moe = moe_sizes(config, count="n_routed_experts")
+    inner = count(config, "moe_latent_size")
+    modules: list[Module] = [
+        Fp32Gate(name="mixer.gate", inputs=hidden, outputs=(moe.experts,), split="none"),
+        Weight(
+            name="mixer.gate.e_score_correction_bias",
+            shape=(moe.experts,),
+            dtype="float32",
+            group="mlp",
+            counted=False,  # published counts of this family leave it out
+        ),
+        Experts(
+            name="mixer.experts",
+            count=moe.experts,
+            hidden=inner or hidden,
+            intermediate=moe.intermediate,
+            top_k=moe.top_k,
+            gated=False,
+            packed=("up_proj", "down_proj"),
+        ),
+    ]
+    shared = count(config, "n_shared_experts") * count(config, "moe_shared_expert_intermediate_size")
+    if shared:
+        modules += plain_mlp(
+            hidden, shared, up="mixer.shared_experts.up_proj", down="mixer.shared_experts.down_proj", bias=False
+        )
+    if inner:
+        bias = flag(config, "mlp_bias")
+        for name, inputs, outputs in (("fc1", hidden, inner), ("fc2", inner, hidden)):
+            name = f"mixer.{name}_latent_proj"
+            modules.append(Linear(name=name, inputs=inputs, outputs=(outputs,), split="none", bias=bias))
+    return tuple(modules)
+
+
+def _nemotron_mtp(config: Config, d: Dims, mixers: dict[str, tuple[Module, ...]]) -> dict[str, int]:
+    """Layers that only models/nemotron_h_mtp.py loads: the pattern once for each, two norms and a projection."""
+    number = count(config, "num_nextn_predict_layers")
+    if not number:
+        return {}
+    pattern = _nemotron_pattern(config, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+    layers = sum(sum(m.parameters for m in mixers[letter]) + d.hidden for letter in pattern)
+    return {"MTP layers": number * (layers + 2 * d.hidden * d.hidden + 3 * d.hidden)}
+
+
+@family("GraniteMoeHybridForCausalLM")
+def granite_hybrid(config: Config, name: str) -> Model:
+    """models/granitemoehybrid.py: Mamba 2 or attention, then experts and a shared MLP, either of which may be absent."""
+    d = hidden_over_heads(dims(config))
+    mixer = Mamba2(
+        hidden=d.hidden,
+        intermediate=config.int("mamba_expand") * d.hidden,
+        state=config.int("mamba_d_state"),
+        kernel=config.int("mamba_d_conv"),
+        groups=config.int("mamba_n_groups"),
+        heads=config.int("mamba_n_heads"),
+        head_dim=_auto_head_dim(config, "mamba_d_head", d.hidden),
+        conv_bias=config.bool("mamba_conv_bias"),
+        bias=config.bool("mamba_proj_bias"),
+    )
+    bias = flag(config, "attention_bias")
+    experts: tuple[Module, ...] = ()
+    if count(config, "num_local_experts"):
+        experts = sparse_mlp(d.hidden, moe_sizes(config, width="intermediate_size"), prefix="block_sparse_moe")
+    rest = (
+        *experts,
+        *granite_shared_mlp(d.hidden, count(config, "shared_intermediate_size")),
+        *two_norms(d.hidden),
+    )
+    types = layer_types(config, d.layers) or ("linear_attention",) * d.layers
+    is_attention = _granite_attention(config, types)
+
+    def layer(index: int) -> Layer:
+        if is_attention[index]:
+            return Layer(modules=(*qkv_attention(d, qkv_bias=bias, o_bias=bias), *rest), state=kv_state(d))
+        return Layer(modules=(*mixer.modules(), *rest), state=mixer.recurrent())
+
+    has_rope = config.optional_str("position_embedding_type") == "rope" and any(is_attention)
+    return unstaged_decoder(
+        config,
+        name,
+        layers=repeat(d.layers, layer, lambda index: is_attention[index]),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        everywhere=(rotary(config, d.head_dim),) if has_rope else (),
+    )
+
+
+def _granite_attention(config: Config, types: Sequence[str]) -> tuple[bool, ...]:
+    for kind in types:
+        if kind not in _NEMOTRON_LETTERS or _NEMOTRON_LETTERS[kind] not in "M*":
+            raise config.error("layer_types", f"has an unknown layer type {kind!r}; known: mamba, attention")
+    return tuple(_NEMOTRON_LETTERS[kind] == "*" for kind in types)
+
+
+def _auto_head_dim(config: Config, key: str, hidden: int) -> int:
+    """"auto" stands for an even share of the expanded width."""
+    if config.raw(key) == "auto":
+        return config.int("mamba_expand") * hidden // config.int("mamba_n_heads")
+    return config.int(key)
+
+
+@family("FalconH1ForCausalLM")
+def falcon_h1(config: Config, name: str) -> Model:
+    """models/falcon_h1.py: every layer has attention and Mamba 2 side by side."""
+    d = dims(config)
+    expanded = int(config.number("mamba_expand", 2) * d.hidden)
+    width = config.optional_int("mamba_d_ssm", minimum=1) or expanded
+    heads = config.int("mamba_n_heads")
+    mixer = Mamba2(
+        hidden=d.hidden,
+        intermediate=width,
+        state=config.int("mamba_d_state"),
+        kernel=config.int("mamba_d_conv"),
+        groups=config.int("mamba_n_groups"),
+        heads=heads,
+        head_dim=width // heads if config.raw("mamba_d_head") == "auto" else config.int("mamba_d_head"),
+        conv_bias=config.bool("mamba_conv_bias"),
+        bias=config.bool("mamba_proj_bias"),
+        gated_norm=config.bool("mamba_rms_norm"),
+    )
+    group = Groups(count=mixer.groups, size=mixer.state)
+    layer = Layer(
+        modules=(
+            *_bare_attention(d),
+            *mixer.modules(),
+            PartsWeight(
+                name="mamba.mup_vector", parts=(width, width, group, group, heads), kind="buffer", group="attention"
+            ),
+            *gated_mlp(d.hidden, config.int("intermediate_size"), prefix="feed_forward"),
+            *norm("input_layernorm", d.hidden),
+            *norm("pre_ff_layernorm", d.hidden),
+        ),
+        state=kv_state(d),
+        more_states=(mixer.recurrent(),),
+    )
+    r = rope(config)
+    rotated = count(config, "attn_rotary_emb", d.head_dim)
+    cache = rotary_cache(r, d.head_dim, config.int("max_position_embeddings"), rotary_dim=rotated)
+    return decoder(
+        config,
+        name,
+        layers=repeat(d.layers, lambda _: layer),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        final_norm=norm("model.final_layernorm", d.hidden),
+        tie=flag(config, "tie_word_embeddings"),
+        everywhere=(cache,),
+    )
+
+
+# --- gated delta nets: Qwen3-Next, Qwen3.5 -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaNet:
+    """The sizes of a QwenGatedDeltaNetAttention (layers/mamba/gdn/qwen_gdn_linear_attn.py)."""
+
+    hidden: int
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    interleaved: bool
+    """Qwen3-Next's checkpoint holds q, k, v and z in one tensor, group by group; Qwen3.5's has them apart."""
+
+    @property
+    def keys(self) -> int:
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        return self.value_heads * self.value_dim
+
+    def modules(self, prefix: str = "linear_attn") -> tuple[Module, ...]:
+        qkvz = (self.keys, self.keys, self.values, self.values)
+        return (
+            _plain(f"{prefix}.conv1d", self.kernel, 2 * self.keys + self.values),
+            Linear(
+                name=f"{prefix}.in_proj_qkvz",
+                inputs=self.hidden,
+                outputs=(sum(qkvz),) if self.interleaved else qkvz,
+                split="column",
+                group="attention",
+                packed=() if self.interleaved else ("in_proj_qkv", "in_proj_z"),
+            ),
+            (Linear if self.interleaved else DeltaNetGates)(
+                name=f"{prefix}.in_proj_ba",
+                inputs=self.hidden,
+                outputs=(2 * self.value_heads,) if self.interleaved else (self.value_heads, self.value_heads),
+                split="column",
+                group="attention",
+                packed=() if self.interleaved else ("in_proj_b", "in_proj_a"),
+            ),
+            Weight(name=f"{prefix}.dt_bias", shape=(self.value_heads,), split=0, group="attention"),
+            Weight(name=f"{prefix}.A_log", shape=(self.value_heads,), split=0, dtype="float32", group="attention"),
+            *norm(f"{prefix}.norm", self.value_dim),
+            Linear(
+                name=f"{prefix}.out_proj",
+                inputs=self.values,
+                outputs=(self.hidden,),
+                split="row",
+                group="attention",
+            ),
+        )
+
+    def recurrent(self, ssm_dtype: str = "auto") -> RecurrentState:
+        conv = StateShape(shape=(self.kernel - 1, 2 * self.keys + self.values), split=1, role="conv")
+        ssm = StateShape(
+            shape=(self.value_heads, self.value_dim, self.key_dim), split=0, role="ssm", dtype=ssm_dtype
+        )
+        return RecurrentState(type="gdn_attention", states=(conv, ssm))
+
+
+class DeltaNetGates(Linear):
+    """in_proj_ba of Qwen3.5, which vLLM replicates under AWQ and GPTQ: its shards would be too small for Marlin."""
+
+    def tensors(self, at: Placement) -> Iterator[Tensor]:
+        whole = at.capability is not None and at.quantization is not None and at.quantization.name in _MARLIN_ONLY
+        return super().tensors(replace(at, tp_size=1) if whole else at)
+
+
+_MARLIN_ONLY = ("awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "inc", "auto-round")
+
+
+def _delta_net(config: Config, *, interleaved: bool) -> DeltaNet:
+    return DeltaNet(
+        hidden=config.int("hidden_size"),
+        key_heads=config.int("linear_num_key_heads"),
+        value_heads=config.int("linear_num_value_heads"),
+        key_dim=config.int("linear_key_head_dim"),
+        value_dim=config.int("linear_value_head_dim"),
+        kernel=config.int("linear_conv_kernel_dim"),
+        interleaved=interleaved,
+    )
+
+
+def _gated_attention(config: Config, d: Dims) -> tuple[Module, ...]:
+    """Qwen3NextAttention: as many gate rows as query rows (attn_output_gate), norms on q and k."""
+    gated = flag(config, "attn_output_gate", otherwise=True)
+    kv = Heads(count=d.kv_heads, size=d.head_dim)
+    qkv = Linear(
+        name="self_attn.qkv_proj",
+        inputs=d.hidden,
+        outputs=(d.heads * d.head_dim * (2 if gated else 1), kv, kv),
+        split="column",
+        bias=flag(config, "qkv_bias"),
+        group="attention",
+        packed=("q_proj", "k_proj", "v_proj"),
+    )
+    return (qkv, *qkv_attention(d, qk_norm=d.head_dim)[1:])
+
+
+def _full_attention(config: Config, layers: int) -> tuple[bool, ...]:
+    """Which layers attend: layer_types, or every full_attention_interval-th."""
+    types = layer_types(config, layers)
+    if types is None:
+        every = count(config, "full_attention_interval", 4) or 4
+        return tuple((index + 1) % every == 0 for index in range(layers))
+    for kind in types:
+        if kind not in ("linear_attention", "full_attention"):
+            raise config.error(
+                "layer_types", f"has an unknown layer type {kind!r}; known: linear_attention, full_attention"
+            )
+    return tuple(kind == "full_attention" for kind in types)
+
+
+def _delta_net_layers(
+    config: Config,
+    d: Dims,
+    net: DeltaNet,
+    is_sparse: Callable[[int], bool],
+    ssm_dtype: str = "auto",
+) -> tuple[Layer, ...]:
+    """Layers that attend or are a gated delta net, with a sparse or a dense MLP."""
+    attends = _full_attention(config, d.layers)
+    sparse = _qwen_block(config, d.hidden) if any(map(is_sparse, range(d.layers))) else ()
+    dense = () if all(map(is_sparse, range(d.layers))) else gated_mlp(d.hidden, config.int("intermediate_size"))
+    attention, state = _gated_attention(config, d), net.recurrent(ssm_dtype)
+    scales: tuple[Weight, ...] = ()
+    if flag(config, "layer_scale"):
+        scales = tuple(Weight(name=f"{part}_layer_scale", shape=(1, 1, d.hidden)) for part in ("attn", "ffn"))
+
+    def layer(index: int) -> Layer:
+        mixing = attention if attends[index] else net.modules()
+        mlp = sparse if is_sparse(index) else dense
+        return Layer(
+            modules=(*mixing, *mlp, *two_norms(d.hidden), *scales),
+            state=kv_state(d) if attends[index] else state,
+        )
+
+    return repeat(d.layers, layer, lambda index: (attends[index], is_sparse(index)))
+
+
+def _qwen_block(config: Config, hidden: int) -> tuple[Module, ...]:
+    """Qwen3NextSparseMoeBlock: a gated shared expert; the gate is there even without the expert."""
+    return sparse_mlp(
+        hidden,
+        moe_sizes(config, count="num_experts"),
+        shared=count(config, "shared_expert_intermediate_size"),
+        shared_name="shared_expert",
+        shared_gate=True,
+    )
+
+
+def _qwen_mtp(config: Config, d: Dims, layers: Sequence[Layer], number: int) -> dict[str, int]:
+    """Layers that only models/qwen3_next_mtp.py and qwen3_5_mtp.py load: attention layers, a projection, three norms."""
+    attending = next((layer for layer in layers if isinstance(layer.state, KVAttention)), None)
+    if not number or attending is None:
+        return {}
+    return {"MTP layers": number * attending.parameters + 2 * d.hidden * d.hidden + 3 * d.hidden}
+
+
+@family("Qwen3NextForCausalLM")
+def qwen3_next(config: Config, name: str) -> Model:
+    """models/qwen3_next.py: three gated delta nets to one attention layer, all with experts by default."""
+    d = dims(config)
+    layers = _delta_net_layers(config, d, _delta_net(config, interleaved=True), qwen_sparse_layers(config))
+    return unstaged_decoder(
+        config,
+        name,
+        layers=layers,
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        last_only=("norm",),
+        tie=False,
+        everywhere=(rotary(config, d.head_dim),),
+        # The config does not say that the checkpoint has one.
+        extra_parameters=_qwen_mtp(config, d, layers, 1),
+    )
+
+
+@family("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
+def qwen3_5(config: Config, name: str) -> Model:
+    """models/qwen3_5.py, text only."""
+    return qwen3_5_text(config, name)
+
+
+def qwen3_5_text(config: Config, name: str, **others: object) -> Model:
+    """The decoder of models/qwen3_5.py, alone or as the language model of a vision-language one.
+
+    The model type alone decides whether its MLPs are sparse.
+    """
+    d = dims(config)
+    sparse = "moe" in config.str("model_type")
+    ssm = config.optional_str("mamba_ssm_dtype") or "auto"
+    net = _delta_net(config, interleaved=False)
+    layers = _delta_net_layers(config, d, net, lambda index: sparse, ssm)
+    everywhere = (rotary(config, d.head_dim), *tuple(others.pop("everywhere", ())))  # type: ignore[call-overload]
+    return unstaged_decoder(
+        config,
+        name,
+        layers=layers,
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        last_only=("norm", "lm_head"),
+        everywhere=everywhere,
+        extra_parameters=_qwen_mtp(config, d, layers, count(config, "mtp_num_hidden_layers")),
+        **others,
+    )
+
+
+# --- Kimi Linear ---------------------------------------------------------------------------------------------------
+
+
+def _kimi_delta(hidden: int, heads: int, head_dim: int, kernel: int) -> tuple[tuple[Module, ...], RecurrentState]:
+    """KimiGatedDeltaNetAttention (layers/mamba/gdn/kimi_gdn_linear_attn.py), without the full-rank gate of Kimi-K3."""
+    width = heads * head_dim
+    whole = Heads(count=1, size=head_dim)  # one "head", so on every rank
+
+    def column(name: str, inputs: int, *outputs: int | Heads, packed: tuple[str, ...] = ()) -> Linear:
+        return Linear(
+            name=f"self_attn.{name}",
+            inputs=inputs,
+            outputs=outputs,
+            split="column",
+            group="attention",
+            packed=packed,
+        )
+
+    parts = ("q_proj", "k_proj", "v_proj", "b_proj", "f_a_proj")
+    fp32 = {"split": 0, "dtype": "float32", "group": "attention"}
+    modules: tuple[Module, ...] = (
+        column("in_proj_qkvgfab", hidden, width, width, width, heads, whole, packed=parts),
+        column("f_b_proj", head_dim, width),
+        Weight(name="self_attn.dt_bias", shape=(width,), **fp32),  # type: ignore[arg-type]
+        Weight(name="self_attn.conv1d.weight", shape=(3 * width, 1, kernel), **fp32),  # type: ignore[arg-type]
+        Weight(name="self_attn.A_log", shape=(heads,), **fp32),  # type: ignore[arg-type]
+        Linear(
+            name="self_attn.g_a_proj", inputs=hidden, outputs=(head_dim,), split="none", group="attention"
+        ),
+        column("g_b_proj", head_dim, width),
+        *norm("self_attn.o_norm", head_dim),
+        Linear(name="self_attn.o_proj", inputs=width, outputs=(hidden,), split="row", group="attention"),
+    )
+    conv = StateShape(shape=(kernel - 1, 3 * width), split=1, role="conv")
+    ssm = StateShape(shape=(heads, head_dim, head_dim), split=0, role="ssm", dtype="float32")
+    return modules, RecurrentState(type="gdn_attention", states=(conv, ssm))
+
+
+@family("KimiLinearForCausalLM")
+def kimi_linear(config: Config, name: str) -> Model:
+    """vllm/models/kimi_k3 as Kimi-Linear uses it: delta nets, and latent attention without positions."""
+    m, number = latent(config), config.int("num_hidden_layers")
+    linear = config.section("linear_attn_config")
+    delta = set(linear.ints("kda_layers"))  # counted from 1
+    modules, recurrent = _kimi_delta(
+        m.hidden, linear.int("num_heads"), linear.int("head_dim"), linear.int("short_conv_kernel_size")
+    )
+    moe = moe_sizes(config, count="num_experts", top_k="num_experts_per_token")
+    sparse = sparse_mlp(
+        m.hidden,
+        moe,
+        prefix="block_sparse_moe",
+        bias_at="block_sparse_moe.gate",
+        shared=moe.intermediate * count(config, "num_shared_experts"),
+        packed=W123,
+    )
+    dense = gated_mlp(m.hidden, config.int("intermediate_size"))
+    attention = mla_attention(m, inner="self_attn")
+    first, every = count(config, "first_k_dense_replace"), count(config, "moe_layer_freq", 1) or 1
+
+    def kind(index: int) -> tuple[bool, bool]:
+        return index + 1 in delta, index >= first and index % every == 0
+
+    def layer(index: int) -> Layer:
+        is_delta, is_sparse = kind(index)
+        return Layer(
+            modules=(
+                *(modules if is_delta else attention),
+                *(sparse if is_sparse else dense),
+                *two_norms(m.hidden),
+            ),
+            state=recurrent if is_delta else m.state(),
+        )
+
+    layers = repeat(number, layer, kind)
+    vocab = config.int("vocab_size")
+    return decoder(
+        config,
+        name,
+        layers=layers,
+        hidden=m.hidden,
+        vocab=vocab,
+        heads=m.heads,
+        tie=flag(config, "tie_word_embeddings"),
+        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
+    )
+
+
+# --- short convolutions: LFM2 --------------------------------------------------------------------------------------
+
+
+def _short_conv(hidden: int, kernel: int, bias: bool) -> tuple[tuple[Module, ...], RecurrentState]:
+    """ShortConv (layers/mamba/short_conv.py)."""
+    modules = (
+        _plain("short_conv.conv", kernel, hidden, bias=bias),
+        Linear(
+            name="short_conv.in_proj",
+            inputs=hidden,
+            outputs=(hidden, hidden, hidden),
+            split="column",
+            bias=bias,
+            group="attention",
+        ),
+        Linear(
+            name="short_conv.out_proj",
+            inputs=hidden,
+            outputs=(hidden,),
+            split="row",
+            bias=bias,
+            group="attention",
+        ),
+    )
+    conv = StateShape(shape=(kernel - 1, hidden), split=1, role="conv")
+    return modules, RecurrentState(type="short_conv", states=(conv,))
+
+
+def _lfm2_mlp(hidden: int, intermediate: int) -> tuple[Linear, ...]:
+    return (
+        Linear(
+            name="feed_forward.w13",
+            inputs=hidden,
+            outputs=(intermediate, intermediate),
+            split="column",
+            packed=("w1", "w3"),
+        ),
+        Linear(name="feed_forward.w2", inputs=intermediate, outputs=(hidden,), split="row"),
+    )
+
+
+def _lfm2(
+    config: Config, name: str, mlp: Callable[[int], tuple[Module, ...]], kind: Callable[[int], object]
+) -> Model:
+    d = hidden_over_heads(dims(config))
+    conv, recurrent = _short_conv(
+        config.optional_int("conv_dim", minimum=1) or d.hidden,
+        config.int("conv_L_cache"),
+        config.bool("conv_bias"),
+    )
+    attention = (
+        *qkv_attention(d, o_name="out_proj"),
+        *norm("self_attn.q_layernorm", d.head_dim),
+        *norm("self_attn.k_layernorm", d.head_dim),
+    )
+    attends = _lfm2_attention(config, d.layers)
+    norms = (*norm("operator_norm", d.hidden), *norm("ffn_norm", d.hidden))
+
+    def layer(index: int) -> Layer:
+        mixing = attention if attends[index] else conv
+        state: LayerState = kv_state(d) if attends[index] else recurrent
+        return Layer(modules=(*mixing, *mlp(index), *norms), state=state)
+
+    return unstaged_decoder(
+        config,
+        name,
+        layers=repeat(d.layers, layer, lambda index: (attends[index], kind(index))),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        final_norm=norm("model.embedding_norm", d.hidden),
+        last_only=("norm", "lm_head"),
+        tie=config.bool("tie_embedding") if config.has("tie_embedding") else flag(config, "tie_word_embeddings"),
+        everywhere=(rotary(config, d.head_dim),),
+    )
+
+
+def _lfm2_attention(config: Config, layers: int) -> tuple[bool, ...]:
+    types = layer_types(config, layers)
+    if types is not None:
+        return tuple(kind == "full_attention" for kind in types)
+    indices = set(config.ints("full_attn_idxs", default=tuple(range(layers))))
+    return tuple(index in indices for index in range(layers))
+
+
+@family("Lfm2ForCausalLM")
+def lfm2(config: Config, name: str) -> Model:
+    """models/lfm2.py: attention or a short convolution, an MLP whose width is two thirds of the config's, rounded."""
+    width = config.int("block_ff_dim") if config.has("block_ff_dim") else config.int("intermediate_size")
+    if flag(config, "block_auto_adjust_ff_dim", otherwise=True):
+        multiple = config.int("block_multiple_of")
+        width = int(config.number("block_ffn_dim_multiplier", 1.0) * int(2 * width / 3))
+        width = multiple * -(-width // multiple)
+    mlp = _lfm2_mlp(config.int("hidden_size"), width)
+    return _lfm2(config, name, lambda _: mlp, lambda _: None)
+
+
+@family("Lfm2MoeForCausalLM")
+def lfm2_moe(config: Config, name: str) -> Model:
+    """models/lfm2_moe.py: LFM2 with experts after the first num_dense_layers."""
+    hidden, first = config.int("hidden_size"), count(config, "num_dense_layers")
+    dense = _lfm2_mlp(hidden, config.int("intermediate_size"))
+    sparse = sparse_mlp(
+        hidden,
+        moe_sizes(config, count="num_experts"),
+        prefix="feed_forward",
+        gate_quantizable=True,
+        bias_at="feed_forward.gate" if flag(config, "use_expert_bias") else None,
+        packed=W123,
+    )
+    return _lfm2(config, name, lambda i: dense if i < first else sparse, lambda i: i < first)
+
+
+# --- layers that differ from each other: DeciLM, Nemotron-NAS ------------------------------------------------------
+
+
+@family("DeciLMForCausalLM")
+def decilm(config: Config, name: str) -> Model:
+    """models/nemotron_nas.py: Llama whose every layer has its own KV heads and MLP width, or lacks one of the two."""
+    number = config.int("num_hidden_layers")
+    blocks = config.sections("block_configs")
+    per_layer(config, "block_configs", number, blocks)
+    hidden, heads = config.int("hidden_size"), config.int("num_attention_heads")
+    bias = flag(config, "attention_bias") or flag(config, "bias")
+    qkv_bias = config.bool("qkv_bias") if config.has("qkv_bias") else bias
+    vocab = config.int("vocab_size")
+
+    def attention(index: int) -> Dims | None:
+        block = blocks[index].section("attention")
+        if flag(block, "no_op"):
+            return None
+        return Dims(
+            hidden=hidden,
+            layers=number,
+            heads=heads,
+            kv_heads=heads // block.int("n_heads_in_group"),
+            head_dim=config.optional_int("head_dim", minimum=1) or hidden // heads,
+            vocab=vocab,
+        )
+
+    def width(index: int) -> int | None:
+        block = blocks[index].section("ffn")
+        if flag(block, "no_op"):
+            return None
+        if block.has("ffn_mult"):
+            return -(-int(2 * block.number("ffn_mult") * hidden / 3) // 256) * 256
+        return block.int("intermediate_size")
+
+    def layer(index: int) -> Layer:
+        modules: list[Module] = []
+        d, wide = attention(index), width(index)
+        if d is not None:
+            modules += [
+                *qkv_attention(d, qkv_bias=qkv_bias, o_bias=bias),
+                *norm("input_layernorm", hidden),
+            ]
+        if wide is not None:
+            mlp = gated_mlp(hidden, wide, bias=flag(config, "mlp_bias"))
+            modules += [*mlp, *norm("post_attention_layernorm", hidden)]
+        return Layer(modules=tuple(modules), state=None if d is None else kv_state(d))
+
+    head_dim = config.optional_int("head_dim", minimum=1) or hidden // heads
+    return decoder(
+        config,
+        name,
+        layers=repeat(number, layer, lambda index: (attention(index), width(index))),
+        hidden=hidden,
+        vocab=vocab,
+        heads=heads,
+        everywhere=(rotary(config, head_dim),),
+    )

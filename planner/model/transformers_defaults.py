@@ -1,0 +1,71 @@
+"""What transformers' config classes fill in for missing keys, from a table made by tools/make_transformers_defaults.py.
+
+The table has one JSON object a line, found by searching for its model_type, so that a lookup costs less than parsing it.
+transformers itself is asked only for a model_type that the table does not have, where it is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_TABLE = Path(__file__).parent / "data" / "transformers_defaults.jsonl"
+
+
+@dataclass(frozen=True)
+class ClassDefaults:
+    """One config class."""
+
+    values: Mapping[str, Any]
+    """The default of each key that has one other than None."""
+    sections: Mapping[str, str]
+    """The nested configs, each with the name of its class in the table."""
+    absent: Mapping[str, Mapping[str, Any]]
+    """What a nested config gets that is missing as a whole, besides the defaults of its class."""
+    attribute_map: Mapping[str, str]
+    """Names under which transformers takes other keys: {"hidden_size": "n_embd"}."""
+
+    def aliases(self, key: str) -> tuple[str, ...]:
+        """The other names of a key."""
+        target = self.attribute_map.get(key, key)
+        same = [target, *(alias for alias, name in self.attribute_map.items() if name == target)]
+        return tuple(name for name in same if name != key)
+
+
+@lru_cache(maxsize=256)
+def of_type(model_type: str) -> ClassDefaults | None:
+    """The defaults for a model_type, or for "TYPE.SECTION"; None where the table has none."""
+    if not model_type:
+        return None
+    table = _table()
+    start = table.find(b'{"type":' + json.dumps(model_type).encode() + b",")
+    if start < 0:
+        return None
+    row = json.loads(table[start : table.index(b"\n", start)])
+    return ClassDefaults(row["values"], row.get("sections", {}), row.get("absent", {}), row.get("aliases", {}))
+
+
+@lru_cache(maxsize=256)
+def from_transformers(model_type: str, key: str) -> Any:
+    """The default of a class that the table lacks, from the transformers that is installed; None where there is none."""
+    if not model_type:
+        return None
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError:
+        return None
+    try:
+        fields = CONFIG_MAPPING[model_type].__dataclass_fields__
+        value = fields[key].default
+    except (KeyError, AttributeError):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else None
+
+
+@lru_cache(maxsize=1)
+def _table() -> bytes:
+    return b"\n" + _TABLE.read_bytes() if _TABLE.exists() else b""

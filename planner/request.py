@@ -1,0 +1,290 @@
+"""A request, the same from the command line, a line of JSON and Python: parsed, prepared, answered.
+
+    answer({"model": "Qwen/Qwen3-32B", "gpu": "H100-SXM-80GB", "tensor_parallel_size": 2})
+
+The contract of both sides is docs/contract.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from planner import strict_json
+from planner.engine.args import EngineArgs
+from planner.engine.defaults import Usage
+from planner.engine.version import NEWEST, VllmVersion, parse_version
+from planner.errors import InputError
+from planner.hardware.catalogue import Gpu, find_gpu, with_memory
+from planner.memory.budget import Estimate, estimate
+from planner.memory.quantization import Quantization, quantization, what_if
+from planner.model.architecture import Model
+from planner.model.checkpoint import CheckpointFacts, local_facts
+from planner.model.config import Config, LoadedConfig, load_config
+from planner.model.families import build_model
+from planner.model.numbers import config_of_numbers
+from planner.text import did_you_mean, nearest, printable, shown
+from planner.units import GIB, gib
+
+ModelSource = str | Mapping[str, Any]
+"""A catalogue name, folder, config.json or Hub id; or an object of numbers for a model that has no config."""
+
+REQUEST_KEYS = (
+    "id",
+    "model",
+    "gpu",
+    "gpu_memory_gib",
+    "compute_capability",
+    "vllm_version",
+    "usage",
+    "what_if_quantization",
+    "workload",
+)
+_GPU_KEYS = ("gpu", "gpu_memory_gib", "compute_capability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What the engine is to serve."""
+
+    concurrency: int = 1
+    input_len: int = 1024
+    output_len: int = 256
+
+    def to_dict(self) -> dict[str, int]:
+        return {"concurrency": self.concurrency, "input_len": self.input_len, "output_len": self.output_len}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything `estimate` needs, read and checked."""
+
+    source: ModelSource
+    model: Model
+    gpu: Gpu
+    gpu_request: Mapping[str, Any]
+    """The request's own words for the card: gpu, gpu_memory_gib, compute_capability."""
+    args: EngineArgs
+    quantization: Quantization | None
+    version: VllmVersion = NEWEST
+    usage: Usage = "server"
+    workload: Workload | None = None
+    what_if_quantization: str | None = None
+    loaded: LoadedConfig | None = None
+    checkpoint: CheckpointFacts | None = None
+    assumed: Mapping[str, str] = field(default_factory=dict)
+
+    def estimate(self, args: EngineArgs | None = None) -> Estimate:
+        """The estimate for these inputs, or for them with other engine arguments."""
+        args = self.args if args is None else args
+        quant = self.quantization
+        if args.get("quantization") != self.args.get("quantization"):
+            quant = _quantization(self.model, self.loaded, args, self.what_if_quantization)
+        return estimate(
+            self.model,
+            self.gpu,
+            args,
+            quantization=quant,
+            version=self.version,
+            usage=self.usage,
+            assumed=self.assumed,
+        )
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to one request, as a dictionary that JSON can hold. InputError when the request makes no sense."""
+    inputs = prepare(request)
+    result = inputs.estimate().to_dict(request.get("id"))
+    disagreement = checkpoint_disagreement(inputs)
+    if disagreement:
+        result["warnings"].append(disagreement)
+    return result
+
+
+def answer_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """One answer for each line of JSON, in order; a bad line is an answer with status "error"."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        request: dict[str, Any] = {}
+        try:
+            request = strict_json.parse_object(line, f"line {number}")
+            yield answer(request)
+        except InputError as error:
+            yield error_answer(error, request.get("id"))
+
+
+def error_answer(error: InputError, request_id: object = None) -> dict[str, Any]:
+    return {
+        "id": request_id,
+        "status": "error",
+        "reasons": [{"code": "bad_input", "message": str(error), "flag": None}],
+    }
+
+
+def prepare(request: Mapping[str, Any]) -> Inputs:
+    """Read and check a request. InputError names the key that is wrong and says what to pass."""
+    engine_args = {key: value for key, value in request.items() if key not in REQUEST_KEYS}
+    args = EngineArgs(engine_args)
+    source = request.get("model")
+    if isinstance(source, Mapping):
+        loaded, config, model, assumed = _from_numbers(source)
+    elif isinstance(source, str):
+        loaded, config, model = _model(source, args.get("revision"), _overrides(args))
+        assumed = {}
+    else:
+        raise InputError("model: missing; pass a catalogue name, a folder, a config.json or a Hub id")
+    what = _text(request, "what_if_quantization")
+    quant = _quantization(model, loaded, args, what)
+    if what is not None:
+        assumed = {**assumed, "weights": f"as a {what} checkpoint made with the usual recipe"}
+    return Inputs(
+        source=source,
+        model=model,
+        gpu=_gpu(request),
+        gpu_request={key: request[key] for key in _GPU_KEYS if request.get(key) is not None},
+        args=args,
+        quantization=quant,
+        version=parse_version(_text(request, "vllm_version") or str(NEWEST)),
+        usage=_usage(request),
+        workload=_workload(request.get("workload")),
+        what_if_quantization=what,
+        loaded=loaded,
+        checkpoint=local_facts(loaded.folder) if loaded is not None and loaded.folder is not None else None,
+        assumed=assumed,
+    )
+
+
+def checkpoint_disagreement(inputs: Inputs) -> str | None:
+    """A sentence when the checkpoint's safetensors headers hold clearly more or fewer bytes than the config says."""
+    facts = inputs.checkpoint
+    if facts is None or not facts.total_bytes:
+        return None
+    computed = inputs.estimate(EngineArgs({"kv_cache_memory_bytes": 1 * GIB}))
+    if computed.weights is None:
+        return None
+    expected = computed.weights.parameter_bytes
+    if abs(facts.total_bytes - expected) <= 0.05 * expected:
+        return None
+    return (
+        f"the checkpoint's safetensors files hold {gib(facts.total_bytes)} GiB, its config says "
+        f"{gib(expected)} GiB: the two disagree"
+    )
+
+
+# --- parts of a request --------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def _catalogue_model(source: str, revision: str | None) -> tuple[LoadedConfig, Config, Model]:
+    loaded = load_config(source, revision=revision)
+    return loaded, loaded.config, build_model(loaded.config, loaded.name)
+
+
+def _model(
+    source: str, revision: str | None, overrides: Mapping[str, Any]
+) -> tuple[LoadedConfig, Config, Model]:
+    if not overrides:
+        # A path may change between two requests of one process; a catalogue name cannot.
+        return _catalogue_model(source, revision) if not Path(source).exists() else _read_model(source, revision)
+    loaded = load_config(source, revision=revision)
+    config = Config(_merged(loaded.values, overrides), where=loaded.where)
+    return loaded, config, build_model(config, loaded.name)
+
+
+def _read_model(source: str, revision: str | None) -> tuple[LoadedConfig, Config, Model]:
+    return _catalogue_model.__wrapped__(source, revision)
+
+
+def _overrides(args: EngineArgs) -> Mapping[str, Any]:
+    overrides = args.get("hf_overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise InputError(f"hf_overrides = {shown(overrides)}: must be a JSON object")
+    return overrides
+
+
+def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _from_numbers(
+    numbers: Mapping[str, Any],
+) -> tuple[LoadedConfig | None, Config, Model, dict[str, str]]:
+    values, assumed = config_of_numbers(numbers)
+    config = Config(values, where="model")
+    name = numbers.get("name")
+    model = build_model(config, name if isinstance(name, str) else "a model known by its numbers")
+    return None, config, model, {"weights": "; ".join(assumed)} if assumed else {}
+
+
+def _quantization(
+    model: Model, loaded: LoadedConfig | None, args: EngineArgs, what: str | None
+) -> Quantization | None:
+    """The checkpoint's own quantization, the one asked for on the command line, or a what-if."""
+    if what is not None:
+        return what_if(model, what)
+    requested = args.get("quantization")
+    parameters = None
+    if loaded is not None:
+        parameters = loaded.values.get("quantization_config") or loaded.values.get("compression_config")
+        text = loaded.values.get("text_config")
+        if parameters is None and isinstance(text, dict):
+            parameters = text.get("quantization_config")
+        parameters = parameters or loaded.quant_config
+    if parameters is None and requested is None:
+        return None
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InputError(f"{model.name}: quantization_config = {shown(parameters)}: must be an object")
+    return quantization(parameters or {}, model, model.name, requested)
+
+
+def _gpu(request: Mapping[str, Any]) -> Gpu:
+    name = _text(request, "gpu")
+    if name is None:
+        raise InputError("gpu: missing; pass a card, e.g. H100, L40S, 4090 (vllm-fit gpus lists them)")
+    gpu = find_gpu(name)
+    if request.get("gpu_memory_gib") is not None:
+        gpu = with_memory(gpu, request["gpu_memory_gib"])
+    capability = request.get("compute_capability")
+    if capability is not None:
+        text = str(capability)
+        if not re.fullmatch(r"\d{1,2}\.\d|gfx\w{3,5}", text):
+            raise InputError(f'compute_capability = {shown(capability)}: must look like "9.0"')
+        gpu = replace(gpu, compute_capability=text)
+    return gpu
+
+
+def _text(request: Mapping[str, Any], key: str) -> str | None:
+    value = request.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{key} = {shown(value)}: must be text")
+    return value
+
+
+def _usage(request: Mapping[str, Any]) -> Usage:
+    usage = _text(request, "usage") or "server"
+    if usage not in ("server", "offline"):
+        raise InputError(f'usage = {shown(usage)}: must be "server" or "offline"')
+    return cast(Usage, usage)
+
+
+def _workload(value: object) -> Workload | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InputError(f"workload = {shown(value)}: must be an object")
+    known = Workload().to_dict()
+    for key, number in value.items():
+        if key not in known:
+            raise InputError(f"workload.{printable(key)}: unknown key{did_you_mean(nearest(str(key), known))}")
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 10**9:
+            raise InputError(f"workload.{key} = {shown(number)}: must be a whole number of at least 1")
+    return Workload(**{**known, **value})

@@ -1,0 +1,166 @@
+"""JSON read as data from strangers: bounded, UTF-8, without NaN, duplicate keys or endless nesting.
+
+Every fault is an InputError of one line that begins with where it was found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from planner.errors import InputError
+from planner.text import printable, shown
+
+MAX_BYTES = 20 << 20
+"""The largest file read. The largest real config.json, of a model with a scheme for each layer, has 3 MB."""
+MAX_DEPTH = 100
+"""Objects and lists within each other; real configs have under 10."""
+
+
+def read_object(path: Path, where: str | None = None, *, infinity: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; `where` names the file in messages (default: its path)."""
+    where = where or printable(path)
+    return parse_object(read_bytes(path, where), where, infinity=infinity)
+
+
+def parse_object(text: str | bytes, where: str, *, infinity: bool = False) -> dict[str, Any]:
+    """The object that a JSON text is."""
+    value = parse(text, where, infinity=infinity)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: must hold a JSON object {{…}}, holds {shown(value)}")
+    return value
+
+
+def parse(text: str | bytes, where: str, *, infinity: bool = False) -> Any:
+    """Any JSON value. `infinity` lets Infinity pass, as Python writes it: real configs hold it (Mamba's time_step_limit)."""
+    if isinstance(text, bytes):
+        text = _decode(text, where)
+    if text.startswith("\ufeff"):
+        raise InputError(
+            f"{where}: begins with a byte-order mark, which JSON does not allow; save it as plain UTF-8"
+        )
+    if not text.strip():
+        raise InputError(f"{where}: is empty; it must hold JSON")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_not_nan if infinity else _no_constant,
+            parse_float=_finite,
+            parse_int=_bounded_int,
+        )
+    except _Fault as fault:
+        raise InputError(f"{where}: {fault}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not JSON, {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from None
+    except RecursionError:
+        raise _too_deep(where) from None
+    # Counting brackets, some of them in strings, is far cheaper than walking, and settles nearly every file.
+    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise _too_deep(where)
+    return value
+
+
+def read_bytes(path: Path, where: str, limit: int = MAX_BYTES) -> bytes:
+    """A regular file of at most `limit` bytes, refused by its size before anything is read."""
+    try:
+        # Not blocking: opening a named pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{where}: cannot be read ({_reason(error)})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{where}: is a folder; pass the file")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{where}: is not a regular file; save it to one first")
+        if status.st_size > limit:
+            raise InputError(
+                f"{where}: has {_mib(status.st_size)} MiB, more than the {_mib(limit)} MiB that are read"
+            )
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise InputError(f"{where}: cannot be read ({_reason(error)})") from None
+    if len(content) > limit:
+        raise InputError(f"{where}: has more than the {_mib(limit)} MiB that are read")
+    return content
+
+
+class _Fault(Exception):
+    """What is wrong, found inside a parser hook that does not know where."""
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text (byte {error.start})") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Fault(f"has the key {shown(key)} twice in one object; keep one")
+            seen.add(key)
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _Fault(f"holds {name}, which JSON does not allow; give a number or null")
+
+
+def _not_nan(name: str) -> float:
+    if name == "NaN":
+        _no_constant(name)
+    return float(name)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _Fault(f"holds the number {shown(digits)[1:-1]}, too large for any computer")
+    return value
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > 400:  # Python needs quadratic time for long ones, and refuses from 4300 digits on
+        raise _Fault(f"holds a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        following: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                following.extend(child for child in item.values() if isinstance(child, (dict, list)))
+            elif isinstance(item, list):
+                following.extend(child for child in item if isinstance(child, (dict, list)))
+        if not following:
+            return False
+        level = following
+    return True
+
+
+def _too_deep(where: str) -> InputError:
+    return InputError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(text[:1].lower() + text[1:])
+
+
+def _mib(size: int) -> int:
+    return size >> 20

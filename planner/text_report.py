@@ -1,0 +1,184 @@
+"""An estimate and a plan as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.text import printable
+from planner.units import GIB
+
+if TYPE_CHECKING:
+    from planner.engine.measure import Summary
+    from planner.memory.budget import Estimate
+    from planner.planning.ladder import Plan, Snapshot, Step
+    from planner.planning.validation import Comparison, Validation
+
+
+def estimate_text(estimate: Estimate, warning: str | None = None) -> str:
+    """The verdict first, then where the memory goes, then the KV cache."""
+    lines = [_headline(estimate), ""]
+    lines += [f"  {reason.message}" + (f"  [{reason.flag}]" if reason.flag else "") for reason in estimate.reasons]
+    if estimate.reasons:
+        lines.append("")
+    lines += _memory_lines(estimate) + _kv_lines(estimate)
+    lines += [f"note: {printable(note, 400)}" for note in estimate.model.notes]
+    lines += [f"warning: {text}" for text in (*estimate.warnings, *([warning] if warning else []))]
+    return "\n".join(lines).rstrip()
+
+
+def plan_text(plan: Plan) -> str:
+    """The verdict, the rungs with before and after, the memory of the plan, and the launch command."""
+    goal = f"{plan.goal.concurrency:g} full-length request" + ("s" if plan.goal.concurrency != 1 else "")
+    cards = f"{plan.goal.gpus} x {plan.inputs.gpu.name}"
+    lines = [f"{printable(plan.inputs.model.name)} on {cards}, goal: {goal} at once", "", "Rungs"]
+    lines.append(f"  start: {_start_words(plan)} — {_snapshot(plan.start_snapshot)}")
+    lines += [text for step in plan.steps for text in _step_lines(step)]
+    if not plan.steps:
+        lines.append("  no rung is needed")
+    lines += ["", estimate_text(plan.estimate), ""]
+    if plan.met:
+        lines += ["Launch", f"  {plan.serve_command}"]
+        if plan.inputs.what_if_quantization:
+            lines.append(f"  (with a {plan.inputs.what_if_quantization} checkpoint of this model in its place)")
+    else:
+        reason = plan.binding.message if plan.binding else "no rung is left"
+        lines.append(f"No plan: {reason}")
+    return "\n".join(lines)
+
+
+def validation_text(result: Validation) -> str:
+    """Predicted next to measured with the difference, then what the load measured."""
+    engine, measured = result.measurement.engine, result.measurement
+    lines = [
+        f"{printable(result.inputs.model.name)}: a real vLLM {engine.get('vllm_version')} engine on "
+        f"{engine.get('device')}, started in {measured.startup_s:.0f} s ({engine.get('load_format')} weights)",
+        "",
+        f"  {'':28}{'predicted':>18}{'measured':>18}   difference",
+    ]
+    lines += [_comparison(row) for row in result.comparisons]
+    for load in measured.loads:
+        lines += ["", f"Load: {load.load.concurrency} at once, {load.load.input_len} tokens in, "
+                  f"{load.load.output_len} out"]
+        lines.append(f"  output {load.output_tokens_per_s:.1f} tokens/s (total {load.total_tokens_per_s:.1f})")
+        lines.append(f"  TTFT {_latency(load.ttft_ms)}")
+        lines.append(f"  ITL  {_latency(load.itl_ms)}")
+    verdict = "every exact prediction was met" if result.agrees else "an exact prediction was missed: please report it"
+    return "\n".join([*lines, "", verdict])
+
+
+def _comparison(row: Comparison) -> str:
+    whole = float(row.predicted).is_integer() and float(row.measured).is_integer()
+    form = ",.0f" if whole else ",.2f"
+    if row.difference == 0:
+        difference = "equal"
+    elif row.predicted:
+        difference = f"{row.difference:+{form}} ({100 * row.difference / row.predicted:+.2f} %)"
+    else:
+        difference = f"{row.difference:+{form}}"
+    predicted, measured = f"{row.predicted:{form}}", f"{row.measured:{form}}"
+    return f"  {row.name:28}{predicted:>18}{measured:>18}   {difference} {'' if row.difference == 0 else row.unit}".rstrip()
+
+
+def _latency(summary: Summary | None) -> str:
+    if summary is None:
+        return "not measured"
+    return f"mean {summary.mean:.1f} ms, p50 {summary.p50:.1f}, p90 {summary.p90:.1f}"
+
+
+def _start_words(plan: Plan) -> str:
+    engine = plan.start.engine
+    if engine is None:
+        return "as given"
+    words = [f"TP {engine.tensor_parallel_size}"]
+    if engine.pipeline_parallel_size > 1:
+        words.append(f"PP {engine.pipeline_parallel_size}")
+    words.append(f"{engine.max_model_len:,} tokens of context")
+    words.append(f"KV cache {engine.kv_cache_dtype}")
+    return ", ".join(words)
+
+
+def _step_lines(step: Step) -> list[str]:
+    if step.outcome == "skipped":
+        return [f"  – {step.rung}: skipped, {step.why}"]
+    mark = "✓" if step.outcome == "taken" else "↩"
+    return [
+        f"  {mark} {step.rung}: {step.outcome}, {step.why}",
+        f"      {step.summary}",
+        f"      before {_snapshot(step.before)}; after {_snapshot(step.after)}",
+        f"      quality cost: {step.quality_cost}",
+    ]
+
+
+def _snapshot(snapshot: Snapshot) -> str:
+    room = snapshot.available_kv_bytes
+    if snapshot.status == "refused" or room is None:
+        return "refused by vLLM"
+    words = f"{_gib(room)} GiB for KV cache"
+    if snapshot.status == "fits":
+        return f"{words}, {snapshot.tokens:,} tokens, {snapshot.max_concurrency:.2f}x"
+    return f"{words}: does not fit"
+
+
+def _headline(estimate: Estimate) -> str:
+    name = printable(estimate.model.name)
+    verdict = {"fits": "fits", "does_not_fit": "does not fit", "refused": "is refused by vLLM"}[estimate.status]
+    engine = estimate.engine
+    if engine is None:
+        return f"{name} {verdict} on {estimate.gpu.name}"
+    count = engine.gpus_per_replica
+    cards = f"{count} x {estimate.gpu.name}" if count > 1 else estimate.gpu.name
+    return f"{name} {verdict} on {cards} (vLLM {engine.vllm_version}, {engine.dtype})"
+
+
+def _memory_lines(estimate: Estimate) -> list[str]:
+    extra, weights = estimate.overhead, estimate.weights
+    if extra is None or weights is None:
+        return []
+    rank, basis = estimate.ranks[estimate.tightest], estimate.basis
+    lines = ["Memory per GPU, GiB"]
+    if estimate.gpu.memory_bytes is not None:
+        lines.append(_row("GPU memory as vLLM sees it", estimate.gpu.memory_bytes, estimate.gpu.memory_basis))
+    if estimate.requested_bytes is not None and estimate.engine is not None:
+        share = f"utilization {estimate.engine.gpu_memory_utilization:g}"
+        lines.append(_row("requested", estimate.requested_bytes, share))
+    rows = [
+        ("weights (model loading)", rank.loading_bytes, basis.get("weights", "")),
+        ("peak activation", extra.activation_peak, basis.get("activation_peak", "")),
+        ("engine buffers", extra.persistent, basis.get("activation_peak", "")),
+        ("non-torch", extra.non_torch, basis.get("non_torch", "")),
+        ("CUDA graphs", extra.cuda_graph, basis.get("cuda_graph", "")),
+    ]
+    lines += [_row(name, size, how) for name, size, how in rows if size]
+    how = basis.get("available_kv", "")
+    low, high = estimate.available_range or (0, 0)
+    if low != high:
+        how += f", expected {_gib(low)} to {_gib(high)}"
+    lines.append(_row("available for KV cache", rank.available_kv_bytes, how))
+    if estimate.offloaded_bytes:
+        lines.append(_row("weights kept in host memory", estimate.offloaded_bytes, "--cpu-offload-gb"))
+    if estimate.outside_budget_bytes:
+        lines.append(_row("used beyond the requested share", estimate.outside_budget_bytes, "CUDA graphs"))
+    lines.append(f"  weights: {weights.tensor_bytes:,} bytes per GPU")
+    return [*lines, ""]
+
+
+def _kv_lines(estimate: Estimate) -> list[str]:
+    kv = estimate.kv_cache
+    if kv is None or not estimate.fits:
+        return []
+    backend = f", {kv.attention_backend}" if kv.attention_backend else ""
+    return [
+        f"GPU KV cache size: {kv.tokens:,} tokens, Maximum concurrency for {kv.max_model_len:,} tokens per request: "
+        f"{kv.max_concurrency:.2f}x",
+        f"  {kv.num_blocks:,} blocks of {kv.block_size} tokens, {kv.bytes_per_block:,} bytes each "
+        f"(KV cache {kv.kv_cache_dtype}{backend})",
+        f"  one full-length request takes {_gib(kv.bytes_for_one_request)} GiB",
+    ]
+
+
+def _row(name: str, size: int, how: str) -> str:
+    return f"  {name:<30}{_gib(size):>9}   {how}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
