@@ -21,7 +21,7 @@ $(READY): $(wildcard requirements/*.txt) requirements/install.py pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/vllm-fit fit meta-llama/Llama-3.1-70B-Instruct --gpu L40S --gpus 4 --max-model-len 8192
+	$(BIN)/vllm-fit fit meta-llama/Llama-3.1-70B-Instruct --gpu L40S --gpus 4 --max-model-len 8192 --concurrency 12
 	$(BIN)/vllm-fit validate HuggingFaceTB/SmolLM2-135M-Instruct --device cpu
 
 test: lint types

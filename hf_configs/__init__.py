@@ -32,7 +32,7 @@ class IndexEntry:
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
     """All models of the catalogue, as `org/name`, sorted."""
-    folders = (name for name in os.listdir(_FOLDER) if "--" in name)
+    folders = (entry.name for entry in os.scandir(_FOLDER) if "--" in entry.name)
     return tuple(sorted((name.replace("--", "/", 1) for name in folders), key=str.lower))
 
 
@@ -44,7 +44,7 @@ def index() -> dict[str, IndexEntry]:
 
 
 def find(name: str) -> str | None:
-    """The catalogue's `org/name` for `org/name`, or `name` alone where one model has it, in any case. None: not here."""
+    """The catalogue's `org/name` for that, or for `name` alone where one model has it, in any case; None: not here."""
     exact, by_name = _by_key()
     key = name.lower()
     if "/" in key:

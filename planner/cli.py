@@ -49,11 +49,26 @@ def cli() -> None:
     """Will this model start on these GPUs, with which flags, for how many users? vLLM's own answer, before a launch."""
 
 
+_NUMBERS = {
+    "parameters": 'Instead of a model: its size ("8B"), or the numbers below.',
+    "hidden_size": "Of a model known only by numbers.",
+    "num_hidden_layers": "Likewise.",
+    "num_attention_heads": "Likewise.",
+    "num_key_value_heads": "Likewise.",
+    "intermediate_size": "Likewise.",
+    "vocab_size": "Likewise.",
+}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _request_options(command: Any) -> Any:
     """The options of a request that are not engine arguments; the rest of the line is `words`."""
     for option in reversed(
         (
-            click.argument("words", nargs=-1, type=click.UNPROCESSED),
+            click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [FLAGS OF vllm serve]"),
             click.option("--gpu", help="The card: H100, L40S, 4090 … (`vllm-fit gpus` lists them)."),
             click.option("--gpu-memory-gib", type=float, help="What vLLM sees of it, if not the catalogue's figure."),
             click.option("--compute-capability", help='For a card the catalogue lacks, e.g. "9.0".'),
@@ -62,6 +77,7 @@ def _request_options(command: Any) -> Any:
             click.option("--what-if-quantization", help="As if a checkpoint in this format had been made."),
             click.option("--input-len", type=int, help="Prompt tokens of a request."),
             click.option("--output-len", type=int, help="Generated tokens of a request."),
+            *(click.option(_flag(name), name, help=text) for name, text in _NUMBERS.items()),
         )
     ):
         command = option(command)
@@ -78,6 +94,11 @@ def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
         request["model"] = positional[0]
     if len(positional) > 1:
         raise InputError(f"unexpected argument {positional[1]!r}: one model at a time")
+    numbers = {name: _number(name, options.pop(name)) for name in _NUMBERS if options.get(name) is not None}
+    if numbers and "model" in request:
+        raise InputError(f"{_flag(next(iter(numbers)))} describes a model, and {request['model']} names one: pass one")
+    if numbers:
+        request["model"] = numbers
     if "model" not in request:
         raise InputError("no model given; pass a catalogue name, a folder, a config.json or a Hub id")
     load = {key: options.pop(key) for key in ("input_len", "output_len", "concurrency") if options.get(key)}
@@ -85,6 +106,11 @@ def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
         request["workload"] = load
     request |= {key: value for key, value in options.items() if value is not None}
     return request
+
+
+def _number(name: str, text: str) -> str | int:
+    """A size as the request wants it: a whole number, but for `parameters`, which may be "8B"."""
+    return text if name == "parameters" else int(text) if text.isdigit() else text
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)

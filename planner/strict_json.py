@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from planner.errors import InputError
 from planner.text import printable, shown
@@ -36,13 +36,11 @@ def parse_object(text: str | bytes, where: str, *, infinity: bool = False) -> di
 
 
 def parse(text: str | bytes, where: str, *, infinity: bool = False) -> Any:
-    """Any JSON value. `infinity` lets Infinity pass, as Python writes it: real configs hold it (Mamba's time_step_limit)."""
+    """Any JSON value. `infinity` lets Infinity pass, which Python writes and real configs hold (time_step_limit)."""
     if isinstance(text, bytes):
         text = _decode(text, where)
     if text.startswith("\ufeff"):
-        raise InputError(
-            f"{where}: begins with a byte-order mark, which JSON does not allow; save it as plain UTF-8"
-        )
+        raise InputError(f"{where}: begins with a byte-order mark, which JSON does not allow; save it as plain UTF-8")
     if not text.strip():
         raise InputError(f"{where}: is empty; it must hold JSON")
     try:
@@ -53,12 +51,10 @@ def parse(text: str | bytes, where: str, *, infinity: bool = False) -> Any:
             parse_float=_finite,
             parse_int=_bounded_int,
         )
-    except _Fault as fault:
+    except _FaultError as fault:
         raise InputError(f"{where}: {fault}") from None
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not JSON, {error.msg} (line {error.lineno}, column {error.colno})"
-        ) from None
+        raise InputError(f"{where}: not JSON, {error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
         raise _too_deep(where) from None
     # Counting brackets, some of them in strings, is far cheaper than walking, and settles nearly every file.
@@ -69,31 +65,37 @@ def parse(text: str | bytes, where: str, *, infinity: bool = False) -> Any:
 
 def read_bytes(path: Path, where: str, limit: int = MAX_BYTES) -> bytes:
     """A regular file of at most `limit` bytes, refused by its size before anything is read."""
-    try:
-        # Not blocking: opening a named pipe would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InputError(f"{where}: cannot be read ({_reason(error)})") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{where}: is a folder; pass the file")
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{where}: is not a regular file; save it to one first")
-        if status.st_size > limit:
-            raise InputError(
-                f"{where}: has {_mib(status.st_size)} MiB, more than the {_mib(limit)} MiB that are read"
-            )
+    with open_regular(path, where) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise InputError(f"{where}: has {size >> 20} MiB, more than the {limit >> 20} MiB that are read")
         try:
             content = file.read(limit + 1)
         except OSError as error:
             raise InputError(f"{where}: cannot be read ({_reason(error)})") from None
-    if len(content) > limit:
-        raise InputError(f"{where}: has more than the {_mib(limit)} MiB that are read")
+    if len(content) > limit:  # it grew meanwhile
+        raise InputError(f"{where}: has more than the {limit >> 20} MiB that are read")
     return content
 
 
-class _Fault(Exception):
+def open_regular(path: Path, where: str) -> BinaryIO:
+    """An ordinary file, opened; not a folder, nor a pipe or device, which could give bytes for ever."""
+    try:
+        # Not blocking: opening a named pipe would wait for its writer.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{where}: cannot be read ({_reason(error)})") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise InputError(
+            f"{where}: is a folder; pass a file" if stat.S_ISDIR(mode) else f"{where}: is not a regular file"
+        )
+    return os.fdopen(descriptor, "rb")
+
+
+class _FaultError(Exception):
     """What is wrong, found inside a parser hook that does not know where."""
 
 
@@ -110,13 +112,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _Fault(f"has the key {shown(key)} twice in one object; keep one")
+                raise _FaultError(f"has the key {shown(key)} twice in one object; keep one")
             seen.add(key)
     return values
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _Fault(f"holds {name}, which JSON does not allow; give a number or null")
+    raise _FaultError(f"holds {name}, which JSON does not allow; give a number or null")
 
 
 def _not_nan(name: str) -> float:
@@ -128,13 +130,13 @@ def _not_nan(name: str) -> float:
 def _finite(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise _Fault(f"holds the number {shown(digits)[1:-1]}, too large for any computer")
+        raise _FaultError(f"holds the number {shown(digits)[1:-1]}, too large for any computer")
     return value
 
 
 def _bounded_int(digits: str) -> int:
     if len(digits) > 400:  # Python needs quadratic time for long ones, and refuses from 4300 digits on
-        raise _Fault(f"holds a whole number of {len(digits)} digits")
+        raise _FaultError(f"holds a whole number of {len(digits)} digits")
     return int(digits)
 
 
@@ -160,7 +162,3 @@ def _too_deep(where: str) -> InputError:
 def _reason(error: OSError | ValueError) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return printable(text[:1].lower() + text[1:])
-
-
-def _mib(size: int) -> int:
-    return size >> 20

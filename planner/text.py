@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 
 
 def printable(text: object, limit: int = 200) -> str:
-    """`text` without anything a terminal acts on: control, format and unpaired characters as escapes, cut to `limit`."""
+    """`text` without anything a terminal acts on: control, format and unpaired characters escaped; cut to `limit`."""
     string = str(text)
     if len(string) > limit:
         string = string[: limit - 1] + "…"
@@ -39,6 +38,8 @@ def shown(value: object, limit: int = 60) -> str:
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The nearest of `known`, whatever the case, best first; none where nothing is near."""
+    import difflib  # for a wrong name only
+
     by_key: dict[str, str] = {}
     for name in known:
         by_key.setdefault(name.lower(), name)

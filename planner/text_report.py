@@ -22,6 +22,7 @@ def estimate_text(estimate: Estimate, warning: str | None = None) -> str:
         lines.append("")
     lines += _memory_lines(estimate) + _kv_lines(estimate)
     lines += [f"note: {printable(note, 400)}" for note in estimate.model.notes]
+    lines += [f"assumed for {term}: {printable(what, 600)}" for term, what in estimate.assumed.items()]
     lines += [f"warning: {text}" for text in (*estimate.warnings, *([warning] if warning else []))]
     return "\n".join(lines).rstrip()
 

@@ -59,7 +59,9 @@ def test_bad_flags_are_one_clear_line(line: str, word: str):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("8192", 8192), ("8k", 8000), ("8K", 8192), ("25.6k", 25600), ("auto", -1)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("8192", 8192), ("8k", 8000), ("8K", 8192), ("25.6k", 25600), ("auto", -1)]
+)
 def test_human_readable_integers(text: str, value: int):
     assert human_int(text) == value
 

@@ -5,8 +5,8 @@
 Run it with the transformers that vLLM uses. One line a class: each `model_type`, and "TYPE.SECTION" for a nested
 config whose class has no model_type of its own.
 
-- `values`: the defaults that the class states and that are not None: scalars and short lists. What it computes from other
-  keys (num_key_value_heads from num_attention_heads) is left out, since it would be computed from default sizes.
+- `values`: the defaults that the class states and that are not None: scalars and short lists. What it computes from
+  other keys (num_key_value_heads from num_attention_heads) is left out: it would be computed from default sizes.
 - `sections`: the nested configs, each with the `type` of its class.
 - `absent`: what the class gives a nested config that is missing as a whole, where that differs from its defaults.
 - `aliases`: other names of a key ("hidden_size" of GPT-2 is n_embd).
@@ -59,13 +59,14 @@ def main() -> None:
     print(f"{OUTPUT}: {len(rows)} classes of transformers {transformers.__version__}, {len(text) / 1e6:.2f} MB")
 
 
-def add_rows(rows: dict[str, dict[str, Any]], name: str, cls: type, types: dict[type, str]) -> None:
+def add_rows(rows: dict[str, dict[str, Any]], name: str, cls: type[PreTrainedConfig], types: dict[type, str]) -> None:
     """The row of a class and those of its nested classes that have no row of their own."""
     if name in rows:
         return
     row: dict[str, Any] = {"type": name, "values": stated_defaults(cls)}
     rows[name] = row
-    sections, absent = {}, {}
+    sections: dict[str, str] = {}
+    absent: dict[str, dict[str, Any]] = {}
     made = instance(cls)
     for key, section_class in (cls.sub_configs or {}).items():
         default = getattr(made, key, None)
@@ -81,10 +82,11 @@ def add_rows(rows: dict[str, dict[str, Any]], name: str, cls: type, types: dict[
         if section_class not in types:
             add_rows(rows, sections[key], section_class, types)
     aliases = {alias: key for alias, key in (cls.attribute_map or {}).items() if alias not in COMMON}
-    row.update({key: value for key, value in (("sections", sections), ("absent", absent), ("aliases", aliases)) if value})
+    parts = {"sections": sections, "absent": absent, "aliases": aliases}
+    row.update({key: value for key, value in parts.items() if value})
 
 
-def stated_defaults(cls: type) -> dict[str, Any]:
+def stated_defaults(cls: type[PreTrainedConfig]) -> dict[str, Any]:
     """The defaults in the class's own signature that a config file could have stated."""
     values = {}
     for field in dataclasses.fields(cls):
@@ -119,7 +121,7 @@ def instance(cls: type) -> Any:
 
 def is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)):
-        return 0 < len(value) <= LONGEST_LIST and not any(isinstance(v, (list, tuple)) or not is_plain(v) for v in value)
+        return 0 < len(value) <= LONGEST_LIST and all(isinstance(v, (bool, int, float, str)) for v in value)
     return isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 

@@ -7,8 +7,8 @@ differently is in the entries' `since` and in _PRIORITIES.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import lcm
 
@@ -27,6 +27,7 @@ class Query:
     """What a layer asks of a backend (AttentionSelectorConfig), and what of the model the backends look at."""
 
     version: VllmVersion
+    device: str = "this GPU"
     capability: int
     """Compute capability x 10."""
     head_size: int
@@ -92,6 +93,10 @@ class Backend:
     sizes: Callable[[Query], tuple[int, ...]] | None = None
     """Replaces `blocks` where they depend on the layer."""
     preferred: Callable[[Query, int], int | None] | None = None
+    implementation: Callable[[Query], str | None] = lambda _: None
+    """What it refuses only once it is built for a layer, with no other backend tried."""
+    stored_as: Mapping[str, str] = field(default_factory=dict)
+    """The --kv-cache-dtype that it really stores, where that differs from the one given."""
     since: tuple[int, int] = (0, 6)
 
     def block_sizes(self, query: Query) -> tuple[int, ...]:
@@ -331,8 +336,22 @@ def _sm120_sparse_check(query: Query) -> str | None:
     return None
 
 
-def _flashmla_sparse_sizes(query: Query) -> tuple[int, ...]:
-    return (64,)
+def _triton_on_old_gpu(name: str) -> Callable[[Query], str | None]:
+    """Triton's fp8 needs Ada, its bfloat16 Ampere (v1/attention/backends/triton_attn.py, mla/triton_mla.py)."""
+
+    def check(query: Query) -> str | None:
+        where = f"on {query.device} (compute capability {query.capability // 10}.{query.capability % 10})"
+        if query.fp8 and query.capability < 89 and query.version >= (0, 24):
+            return (
+                f"FP8 KV cache is not supported by the {name} backend {where}; native FP8 (fp8e4nv) requires SM89+. "
+                f"Re-run with --kv-cache-dtype {'float16' if query.capability < 80 else 'bfloat16'}."
+            )
+        return None
+
+    return check
+
+
+_TO_DS_MLA = {name: "fp8_ds_mla" for name in ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")}
 
 
 _FLASH_ATTN = Backend(
@@ -373,6 +392,7 @@ _TRITON = Backend(
     sinks=lambda _: True,
     mm_prefix=lambda _: True,
     sliding_window=True,
+    implementation=_triton_on_old_gpu("Triton attention"),
 )
 
 BACKENDS = {
@@ -437,7 +457,12 @@ BACKENDS = {
             heads=_mla_heads,
             mla=True,
         ),
-        Backend(name="TRITON_MLA", kv_dtypes=(*_PLAIN, *_FP8), mla=True),
+        Backend(
+            name="TRITON_MLA",
+            kv_dtypes=(*_PLAIN, *_FP8),
+            mla=True,
+            implementation=_triton_on_old_gpu("Triton MLA"),
+        ),
         Backend(
             name="FLASH_ATTN_MLA_SPARSE",
             blocks=(64,),
@@ -467,6 +492,7 @@ BACKENDS = {
             mla=True,
             sparse=True,
             check=_flashmla_sparse_check,
+            stored_as=_TO_DS_MLA,
         ),
         Backend(
             name="FLASHINFER_MLA_SPARSE",
@@ -499,6 +525,7 @@ BACKENDS = {
             mla=True,
             sparse=True,
             check=_sm120_sparse_check,
+            stored_as={"auto": "fp8_ds_mla", "fp8": "fp8_ds_mla", "fp8_e4m3": "fp8_ds_mla"},
         ),
         # A cache without an attention of its own: DeepSeek-V3.2's indexer.
         Backend(name="DEEPSEEK_V32_INDEXER", blocks=(64,), exact=True),
@@ -530,8 +557,6 @@ BACKENDS = {
 
 
 def _without_prefix(check: Callable[[Query], str | None], query: Query) -> str | None:
-    from dataclasses import replace
-
     return check(replace(query, mm_prefix=False))
 
 
@@ -580,12 +605,12 @@ def select(query: Query, wanted: str | None = None) -> Backend:
                 f"Reason: {reasons}",
                 "--attention-backend",
             )
-        return BACKENDS[wanted]
+        return _built(BACKENDS[wanted], query)
     refused: dict[str, list[str]] = {}
     for name in priorities(query):
         reasons = BACKENDS[name].reasons(query)
         if not reasons:
-            return BACKENDS[name]
+            return _built(BACKENDS[name], query)
         refused[name] = reasons
     listed = ", ".join(f"{name}: [{', '.join(reasons)}]" for name, reasons in refused.items())
     raise Refusal(
@@ -595,13 +620,20 @@ def select(query: Query, wanted: str | None = None) -> Backend:
     )
 
 
+def _built(backend: Backend, query: Query) -> Backend:
+    refusal = backend.implementation(query)
+    if refusal is not None:
+        raise Refusal("kv_cache_dtype_needs_capability", refusal, "--kv-cache-dtype")
+    return backend
+
+
 def _config(query: Query) -> str:
     """AttentionSelectorConfig as vLLM prints it."""
     return (
         f"AttentionSelectorConfig(head_size={query.head_size}, dtype=torch.{query.dtype}, "
         f"kv_cache_dtype={query.kv_cache_dtype}, block_size={query.block_size}, use_mla={query.mla}, "
         f"has_sink={query.sinks}, use_sparse={query.sparse}, use_mm_prefix={query.mm_prefix}, "
-        "use_per_head_quant_scales=False, attn_type=decoder, "
+        "use_per_head_quant_scales=False, attn_type=AttentionType.DECODER, "
         f"has_sliding_window={query.sliding_window}, use_non_causal=False, use_batch_invariant=False, "
         "use_kv_connector=False, use_adaptive_verification=False, use_pcp=False, "
         f"use_dcp={query.dcp > 1}, use_rswa=False)"
@@ -620,6 +652,18 @@ def common_block_size(chosen: Sequence[tuple[Backend, Query]], default: int) -> 
         if all(backend.takes_block_size(query, size) for backend, query in chosen):
             return size
     raise Refusal("no_common_block_size", "The attention backends share no supported KV cache block size.", None)
+
+
+def old_block_size(version: VllmVersion, capability: int, given: int, *, mla: bool, sparse: bool) -> int:
+    """Before 0.18 a table set the block size for MLA (platforms/cuda.py check_and_update_config)."""
+    if not mla or version < (0, 8):
+        return given
+    if sparse:
+        return 64
+    major = capability // 10
+    if major == 10 and version >= (0, 10):
+        return given if given % 128 == 0 else 128
+    return given if major != 9 or given % 64 == 0 else 64
 
 
 def distinct(chosen: Iterable[tuple[Backend, Query]]) -> list[tuple[Backend, Query]]:

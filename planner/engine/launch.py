@@ -274,9 +274,12 @@ def _environment(spec: LaunchSpec) -> dict[str, str]:
     if sys.platform == "linux":
         ours |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     if spec.device == "cpu":
-        # vLLM gives every rank cores of its own and one more to the scheduler, and refuses where there are too few.
-        threads = max(1, (os.cpu_count() or 1) // spec.ranks)
-        ours |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+        cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+        if cores < 4 * spec.ranks:
+            # vLLM binds every rank to cores of its own and keeps one a rank free for its scheduler. With few cores it
+            # refuses, or is slowed by whatever else runs on the bound ones: keep the free core, drop the binding.
+            threads = max(1, cores // spec.ranks - 1)
+            ours |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
     return {**inherited, **ours, **spec.environment}
 
 

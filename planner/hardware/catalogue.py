@@ -51,7 +51,7 @@ class Gpu:
     tflops: Mapping[str, float] = field(default_factory=dict)
     """Dense TFLOPS (TOPS for int8) by "fp16", "bf16", "fp8", "int8", "fp4"; absent is unknown or not supported."""
     nvlink_gbs: float | None = None
-    """Total bandwidth between the GPUs of one machine in GB/s (NVLink, Infinity Fabric); None: PCIe only, or unknown."""
+    """Bandwidth to the other GPUs of the machine in GB/s (NVLink, Infinity Fabric); None: PCIe only, or unknown."""
     pcie_gen: int | None = None
     tdp_w: float | None = None
     unified: bool = False
@@ -64,7 +64,7 @@ class Gpu:
         if self.vendor != "nvidia" or self.compute_capability is None:
             return None
         major, _, minor = self.compute_capability.partition(".")
-        return int(major) * 10 + int(minor or 0)
+        return int(major) * 10 + int(minor) if major.isdecimal() and minor.isdecimal() else None
 
     @property
     def kind(self) -> Literal["cuda", "rocm", "xpu", "hpu", "cpu"]:
@@ -89,7 +89,7 @@ def all_gpus() -> tuple[Gpu, ...]:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card of this name, alias, nvidia-smi name or Kubernetes product label. InputError for none, or for several."""
+    """The card of this name, alias, nvidia-smi name or Kubernetes product label; InputError for none or several."""
     catalogue = _catalogue()
     words = _words(name)
     found = catalogue.by_name.get("".join(words))
@@ -106,12 +106,7 @@ def find_gpu(name: str) -> Gpu:
 
 def with_memory(gpu: Gpu, gib: float) -> Gpu:
     """The same card with the total that the user has seen vLLM print, in GiB."""
-    if (
-        isinstance(gib, bool)
-        or not isinstance(gib, (int, float))
-        or not 0.0625 <= gib <= 65536
-        or math.isnan(gib)
-    ):
+    if isinstance(gib, bool) or not isinstance(gib, (int, float)) or not 0.0625 <= gib <= 65536 or math.isnan(gib):
         raise InputError(f"gpu_memory_gib must be between 0.0625 and 65536 GiB, is {printable(gib, 40)}")
     return replace(gpu, memory_bytes=round(gib * GIB), memory_basis="given", memory_note="given by the user")
 
@@ -158,6 +153,7 @@ def _catalogue() -> _Catalogue:
             if by_name.setdefault("".join(_words(spelling)), gpu) is not gpu:
                 raise ValueError(f"{_DATA.name}: two cards are called {spelling}")
             spellings[spelling] = gpu
+            spellings[" ".join(word for word in spelling.split() if word.lower() not in _NOISE)] = gpu
     words = tuple((gpu, frozenset(_words(gpu.name))) for gpu in gpus)
     return _Catalogue(tuple(gpus), by_name, words, spellings)
 
@@ -208,7 +204,7 @@ def _memory(row: Mapping[str, Any]) -> tuple[int | None, MemoryBasis, str]:
 
 # Words that tell no two cards apart. "quadro", "pro" and "ada" stay: there are three kinds of RTX 6000.
 _NOISE = frozenset(
-    "nvidia geforce tesla amd instinct radeon rtx gtx rx intel gpu graphics generation edition one of".split()
+    "nvidia geforce tesla amd instinct radeon rtx gtx rx intel gpu graphics generation edition one of".split()  # noqa: SIM905
 )
 _GLUED = re.compile(r"^(rtx|gtx|rx)(?=\d)")
 

@@ -61,6 +61,8 @@ class Estimate:
     basis: Mapping[str, str] = field(default_factory=dict)
     available_range: tuple[int, int] | None = None
     offloaded_bytes: int = 0
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    """Which terms rest on an assumption, and on which."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -105,6 +107,7 @@ class Estimate:
             "kv_cache": self._kv_dict(),
             "ranks": [rank.to_dict() for rank in self.ranks],
             "basis": dict(self.basis),
+            "assumed": dict(self.assumed),
             "range": {"available_kv_bytes": list(self.available_range)} if self.available_range else {},
             "warnings": list(self.warnings),
         }
@@ -254,6 +257,7 @@ def _estimate(
         basis=_basis(model, engine, assumed),
         available_range=(room - error, room + error),
         offloaded_bytes=offloaded,
+        assumed=assumed,
     )
 
 

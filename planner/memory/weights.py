@@ -27,6 +27,8 @@ class StageWeights:
     """The same in the allocator's blocks: what vLLM prints as "Model loading took"."""
     parameter_bytes: int
     """Parameters and buffers alone: what summing over model.parameters() and model.buffers() gives."""
+    buffer_bytes: int
+    """The part of parameter_bytes that no checkpoint stores: rotary caches, most of it."""
 
 
 def pipeline_ranges(layers: int, stages: int, partition: tuple[int, ...] | None = None) -> tuple[range, ...]:
@@ -81,12 +83,16 @@ def stage_weights(
     return tuple(stages)
 
 
+_Row = tuple[Group, int, int, int, int]
+"""Group of a module, then its bytes: all, in blocks, as parameters, as buffers."""
+
+
 class _Sums:
     """Adds up modules; equal layers are added up once."""
 
     def __init__(self, at: Placement, max_split: int | None) -> None:
         self.at, self.max_split = at, max_split
-        self._layers: dict[object, tuple[tuple[Group, int, int, int], ...]] = {}
+        self._layers: dict[object, tuple[_Row, ...]] = {}
 
     def stage(
         self, model: Model, rank: int, indices: range, parts: list[Iterable[Module]]
@@ -95,21 +101,23 @@ class _Sums:
         for index in indices:
             rows.extend(self._layer(model, model.layers[index], index))
         groups: dict[Group, int] = dict.fromkeys(GROUPS, 0)
-        blocks = parameters = 0
-        for group, nbytes, in_blocks, as_parameters in rows:
+        blocks = parameters = buffers = 0
+        for group, nbytes, in_blocks, as_parameters, as_buffers in rows:
             groups[group] += nbytes
             blocks += in_blocks
             parameters += as_parameters
+            buffers += as_buffers
         return StageWeights(
             pp_rank=rank,
             layers=indices,
             groups=groups,
             tensor_bytes=sum(groups.values()),
             block_bytes=blocks,
-            parameter_bytes=parameters,
+            parameter_bytes=parameters + buffers,
+            buffer_bytes=buffers,
         )
 
-    def _layer(self, model: Model, layer: Layer, index: int) -> tuple[tuple[Group, int, int, int], ...]:
+    def _layer(self, model: Model, layer: Layer, index: int) -> tuple[_Row, ...]:
         at, schemes = self.at, None
         if at.quantization is not None:
             at = replace(at, prefix=f"{model.layer_prefix}{index}.")
@@ -119,14 +127,14 @@ class _Sums:
             self._layers[key] = self._rows(layer.modules, at)
         return self._layers[key]
 
-    def _rows(self, modules: Iterable[Module], at: Placement) -> tuple[tuple[Group, int, int, int], ...]:
+    def _rows(self, modules: Iterable[Module], at: Placement) -> tuple[_Row, ...]:
         rows = []
         for module in modules:
-            nbytes = blocks = parameters = 0
+            nbytes = blocks = 0
+            kinds = {"param": 0, "buffer": 0, "attr": 0}
             for tensor in module.tensors(at):
                 nbytes += tensor.nbytes
                 blocks += block_bytes(tensor.nbytes, self.max_split)
-                if tensor.kind != "attr":
-                    parameters += tensor.nbytes
-            rows.append((module.group, nbytes, blocks, parameters))
+                kinds[tensor.kind] += tensor.nbytes
+            rows.append((module.group, nbytes, blocks, kinds["param"], kinds["buffer"]))
         return tuple(rows)

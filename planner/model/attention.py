@@ -107,9 +107,7 @@ class RecurrentState:
         for state in self.states:
             own = cache_dtype if state.role == "conv" else ssm_cache_dtype
             wanted = state.dtype if own == "auto" else own
-            total += state.nbytes(
-                tp, dtype=conv if wanted == "auto" else wanted, speculative_tokens=speculative_tokens
-            )
+            total += state.nbytes(tp, dtype=conv if wanted == "auto" else wanted, speculative_tokens=speculative_tokens)
         return total
 
 
@@ -122,4 +120,20 @@ class CrossAttention:
     head_size: int
 
 
-LayerState = KVAttention | MLAttention | RecurrentState | CrossAttention
+@dataclass(frozen=True, kw_only=True)
+class CompressedAttention:
+    """The caches of one DeepSeek-V4 layer (vllm/models/deepseek_v4/attention.py get_kv_cache_spec, 0.33).
+
+    All layers keep a sliding window (SlidingWindowMLASpec); compress_ratio > 1 adds a cache of one entry for that many
+    tokens and an fp32 compressor state; index_head_dim a second such pair for the indexer.
+    """
+
+    heads: int
+    head_dim: int
+    rope_dim: int
+    sliding_window: int
+    compress_ratio: int
+    index_head_dim: int | None = None
+
+
+LayerState = KVAttention | MLAttention | RecurrentState | CrossAttention | CompressedAttention

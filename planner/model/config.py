@@ -90,16 +90,10 @@ def load_config(
     if isinstance(source, Path) or _looks_like_path(text):
         return _load_path(text)
     known = hf_configs.find(text) if revision is None else None
-    try:
-        is_file, is_folder = os.path.isfile(text), os.path.isdir(text)
-    except ValueError:  # a NUL in it
-        is_file = is_folder = False
-    if is_file or (is_folder and (known is None or os.path.isfile(os.path.join(text, CONFIG_FILE)))):
+    if _is_file(text) or (_is_folder(text) and (known is None or _is_file(f"{text}/{CONFIG_FILE}"))):
         return _load_path(text)
     if known is not None:
-        return _load_folder(
-            hf_configs.path(known).parent, known, Source.CATALOGUE, where=f"{known} {CONFIG_FILE}"
-        )
+        return _load_folder(hf_configs.path(known).parent, known, Source.CATALOGUE, where=f"{known} {CONFIG_FILE}")
     if not hub.is_repo_id(text):
         raise InputError(
             f"model {printable(text)}: no such file or folder, and not a name the Hub can have (org/name)"
@@ -111,8 +105,8 @@ def load_config(
 class Config:
     """A JSON object, read by key and type. `path` tells where a key is ("text_config.hidden_size") for messages.
 
-    Methods named after a type (`int`, `str` …) take a `default` for a key that is missing. Without one they take that of
-    transformers' class for this `model_type`, and where that has none either they raise InputError. The `optional_`
+    Methods named after a type (`int`, `str` …) take a `default` for a key that is missing. Without one they take that
+    of transformers' class for this `model_type`, and where that has none either they raise InputError. The `optional_`
     ones return None instead. `null` counts as missing, except that a class's default never replaces an explicit null.
     """
 
@@ -130,11 +124,13 @@ class Config:
         self._prefix = prefix
         # The model_type of a section that does not state one, or None at the top.
         self._section_type = section_type
-        self._defaults: transformers_defaults.ClassDefaults | None | _Unset = _UNSET
+        self._defaults: transformers_defaults.ClassDefaults | _Unset | None = _UNSET
         self.where = where
 
     def __repr__(self) -> builtins.str:
-        return f"Config({self.where}{': ' + self._prefix.rstrip('.') if self._prefix else ''}, {len(self._values)} keys)"
+        return (
+            f"Config({self.where}{': ' + self._prefix.rstrip('.') if self._prefix else ''}, {len(self._values)} keys)"
+        )
 
     @property
     def values(self) -> Mapping[builtins.str, Any]:
@@ -165,9 +161,9 @@ class Config:
         return default if value is None else value
 
     def first_of(self, keys: Sequence[builtins.str]) -> builtins.str:
-        """The first of these keys that the file gives; the first that has a default of transformers' class; else keys[0].
+        """The first of these keys that the file gives, else the first that transformers' class has, else keys[0].
 
-        For a value that configs name differently: `config.int(config.first_of(("num_experts", "num_local_experts")))`.
+        For what configs name differently: `config.int(config.first_of(("num_experts", "num_local_experts")))`.
         """
         for key in keys:
             if self._values.get(key) is not None:
@@ -178,21 +174,24 @@ class Config:
         return keys[0]
 
     def section(self, key: builtins.str) -> Config:
-        """The object under a key; where transformers' class makes one by itself, an empty one with its defaults."""
+        """The object under a key.
+
+        Where the file has none and transformers' class makes one by itself: what that gives. Configs from before there
+        were sections have the keys of `text_config` at the top; transformers passes them on, and so does this.
+        """
         name, value = self._find(key)
-        section_type = self._class_sections().get(name)
+        known = self._class()
+        section_type = known.sections.get(name) if known is not None else None
+        prefix = f"{self.path(name)}."
         if value is None:
-            if section_type is None:
+            if known is None or section_type is None:
                 self._missing(key)
-            value = {}
+            value = known.absent.get(name, {})
+            if name == "text_config" and self._values.get("hidden_size") and not known.has("hidden_size"):
+                value, prefix = {k: v for k, v in self._values.items() if k != "model_type"}, self._prefix
         if not isinstance(value, dict):
             raise self._wrong(name, "must be an object", value)
-        return Config(
-            value,
-            where=self.where,
-            prefix=f"{self.path(name)}.",
-            section_type=section_type or f"{self._type()}.{name}",
-        )
+        return Config(value, where=self.where, prefix=prefix, section_type=section_type or f"{self._type()}.{name}")
 
     def optional_section(self, key: builtins.str) -> Config | None:
         """The object under a key, or None where the file has none."""
@@ -230,7 +229,7 @@ class Config:
     def optional_number(
         self,
         key: builtins.str,
-        default: builtins.float | None | _Unset = _UNSET,
+        default: builtins.float | _Unset | None = _UNSET,
         *,
         minimum: builtins.float = -math.inf,
         maximum: builtins.float = math.inf,
@@ -250,15 +249,11 @@ class Config:
         def check(name: builtins.str, value: Any) -> tuple[builtins.int, ...]:
             if not isinstance(value, (list, tuple)):
                 raise self._wrong(name, "must be a list of whole numbers", value)
-            return tuple(
-                self._check_int(f"{name}[{i}]", item, minimum, maximum) for i, item in enumerate(value)
-            )
+            return tuple(self._check_int(f"{name}[{i}]", item, minimum, maximum) for i, item in enumerate(value))
 
         return self._required(key, default if isinstance(default, _Unset) else tuple(default), check)
 
-    def strs(
-        self, key: builtins.str, default: Sequence[builtins.str] | _Unset = _UNSET
-    ) -> tuple[builtins.str, ...]:
+    def strs(self, key: builtins.str, default: Sequence[builtins.str] | _Unset = _UNSET) -> tuple[builtins.str, ...]:
         """A list of strings."""
 
         def check(name: builtins.str, value: Any) -> tuple[builtins.str, ...]:
@@ -274,15 +269,13 @@ class Config:
     def str(self, key: builtins.str, default: builtins.str | _Unset = _UNSET) -> builtins.str:
         return self._required(key, default, self._check_str)
 
-    def optional_str(
-        self, key: builtins.str, default: builtins.str | None | _Unset = _UNSET
-    ) -> builtins.str | None:
+    def optional_str(self, key: builtins.str, default: builtins.str | _Unset | None = _UNSET) -> builtins.str | None:
         return self._optional(key, default, self._check_str)
 
     def optional_int(
         self,
         key: builtins.str,
-        default: builtins.int | None | _Unset = _UNSET,
+        default: builtins.int | _Unset | None = _UNSET,
         *,
         minimum: builtins.int = 0,
         maximum: builtins.int = 2**40,
@@ -313,9 +306,7 @@ class Config:
                 return alias, value
         return key, None
 
-    def _required(
-        self, key: builtins.str, default: _T | _Unset, check: Callable[[builtins.str, Any], _T]
-    ) -> _T:
+    def _required(self, key: builtins.str, default: _T | _Unset, check: Callable[[builtins.str, Any], _T]) -> _T:
         name, value = self._find(key)
         if value is not None:
             return check(name, value)
@@ -331,7 +322,7 @@ class Config:
         return check(key, value)
 
     def _optional(
-        self, key: builtins.str, default: _T | None | _Unset, check: Callable[[builtins.str, Any], _T]
+        self, key: builtins.str, default: _T | _Unset | None, check: Callable[[builtins.str, Any], _T]
     ) -> _T | None:
         name, value = self._find(key)
         if value is not None:
@@ -375,10 +366,6 @@ class Config:
                 return value
         return None
 
-    def _class_sections(self) -> Mapping[builtins.str, builtins.str]:
-        known = self._class()
-        return {} if known is None else known.sections
-
     def _aliases(self, key: builtins.str) -> Sequence[builtins.str]:
         known = self._class()
         return () if known is None else known.aliases(key)
@@ -389,9 +376,7 @@ class Config:
         kind = " (a string)" if isinstance(value, builtins.str) else ""
         return InputError(f"{self.where}: {self.path(key)} {must}, is {shown(value)}{kind}")
 
-    def _check_int(
-        self, key: builtins.str, value: Any, minimum: builtins.int, maximum: builtins.int
-    ) -> builtins.int:
+    def _check_int(self, key: builtins.str, value: Any, minimum: builtins.int, maximum: builtins.int) -> builtins.int:
         if not isinstance(value, builtins.int) or isinstance(value, builtins.bool):
             raise self._wrong(key, "must be a whole number", value)
         if value < minimum:
@@ -425,34 +410,35 @@ class Config:
 
 
 def _looks_like_path(text: str) -> bool:
-    return (
-        text.startswith((".", "~", "/", "\\")) or text.endswith(".json") or (os.sep != "/" and os.sep in text)
-    )
+    return text.startswith((".", "~", "/", "\\")) or text.endswith(".json") or (os.sep != "/" and os.sep in text)
+
+
+# Path.is_file and Path.is_dir raise for a text that is too long.
+def _is_file(text: str) -> bool:
+    return os.path.isfile(text)  # noqa: PTH113
+
+
+def _is_folder(text: str) -> bool:
+    return os.path.isdir(text)  # noqa: PTH112
 
 
 def _load_path(text: str) -> LoadedConfig:
-    path = Path(text).expanduser()
-    if os.path.isdir(path):
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises for an unknown user
+    if _is_folder(str(path)):
         return _load_folder(path, text, Source.FOLDER, where=printable(path / CONFIG_FILE))
     if not os.path.lexists(path):
         raise InputError(f"{printable(text)}: no such file or folder")
     values = strict_json.read_object(path, infinity=True)
-    return LoadedConfig(
-        name=text, source=Source.FILE, values=values, where=printable(path), folder=path.parent
-    )
+    return LoadedConfig(name=text, source=Source.FILE, values=values, where=printable(path), folder=path.parent)
 
 
 def _load_folder(folder: Path, name: str, source: Source, *, where: str) -> LoadedConfig:
     if not os.path.lexists(folder / CONFIG_FILE):
-        raise InputError(
-            f"{printable(folder)}: the folder has no {CONFIG_FILE}; pass one that has, or the file itself"
-        )
+        raise InputError(f"{printable(folder)}: the folder has no {CONFIG_FILE}; pass one that has, or the file itself")
     values = strict_json.read_object(folder / CONFIG_FILE, where, infinity=True)
     quant = None
     if needs_quant_config(values) and os.path.lexists(folder / QUANT_CONFIG_FILE):
-        quant = strict_json.read_object(
-            folder / QUANT_CONFIG_FILE, where.replace(CONFIG_FILE, QUANT_CONFIG_FILE)
-        )
+        quant = strict_json.read_object(folder / QUANT_CONFIG_FILE, where.replace(CONFIG_FILE, QUANT_CONFIG_FILE))
     return LoadedConfig(
         name=name,
         source=source,

@@ -20,9 +20,7 @@ _TIMEOUT_SECONDS = 10
 
 def is_repo_id(name: str) -> bool:
     """Whether the Hub could have a repository of this name: `org/name`, or a bare `name` from its early days."""
-    return (
-        bool(_REPO_ID.fullmatch(name)) and "--" not in name and ".." not in name and not name.endswith(".git")
-    )
+    return bool(_REPO_ID.fullmatch(name)) and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
 def hub_file(
@@ -59,6 +57,8 @@ def hub_file(
             found = hub.get_hf_file_metadata(
                 hub.hf_hub_url(repo, filename, revision=revision), token=token, timeout=_TIMEOUT_SECONDS
             )
+            if found.commit_hash is None or found.etag is None:
+                raise errors.FileMetadataError(f"{filename} came without the Hub's headers")
         except errors.RemoteEntryNotFoundError:
             return None
         except Exception as error:
@@ -74,17 +74,14 @@ def hub_file(
             raise InputError(
                 f"{repo}: its {filename} has {found.size >> 20} MiB, more than the {max_bytes >> 20} MiB that are read"
             )
-        if found.commit_hash is not None:
-            # The ref of a branch is written by the download, so a cached file counts only if that is up to date too.
-            path = hub.try_to_load_from_cache(repo, filename, revision=revision)
-            newest = hub.try_to_load_from_cache(repo, filename, revision=found.commit_hash)
-            if isinstance(path, str) and path == newest:
-                return Path(path)
-        with _quiet():
+        # The download writes down which commit a branch is at, so a cached file counts only if that is up to date too.
+        path = hub.try_to_load_from_cache(repo, filename, revision=revision)
+        newest = hub.try_to_load_from_cache(repo, filename, revision=found.commit_hash)
+        if isinstance(path, str) and path == newest:
+            return Path(path)
+        with quiet():
             return Path(
-                hub.hf_hub_download(
-                    repo, filename, revision=revision, token=token, etag_timeout=_TIMEOUT_SECONDS
-                )
+                hub.hf_hub_download(repo, filename, revision=revision, token=token, etag_timeout=_TIMEOUT_SECONDS)
             )
 
 
@@ -120,7 +117,7 @@ def plain_errors(repo: str, revision: str | None = None) -> Iterator[None]:
             f"{repo}: reading from the Hugging Face Hub needs the package huggingface_hub; "
             "install it, or pass a folder or a config.json"
         ) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - httpx, OS and client errors alike
         raise InputError(f"{printable(repo)}: {_sentence(error, repo, revision)}") from None
 
 
@@ -146,15 +143,13 @@ def _sentence(error: Exception, repo: str, revision: str | None) -> str:
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            "not in the local Hub cache, and HF_HUB_OFFLINE (or offline) forbids asking the Hub; "
-            f"download it first, {local}"
+            "neither in the catalogue nor in the local Hub cache, and HF_HUB_OFFLINE (or offline) forbids asking "
+            f"the Hub; download it first, {local}"
         )
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         if status == 401:
-            return (
-                f"{endpoint} does not accept the token (401); correct HF_TOKEN or run `hf auth login` again"
-            )
+            return f"{endpoint} does not accept the token (401); correct HF_TOKEN or run `hf auth login` again"
         if status == 403:
             return f"{endpoint} forbids access (403); the token may lack the right to read this repository"
         if status == 429:
@@ -165,11 +160,12 @@ def _sentence(error: Exception, repo: str, revision: str | None) -> str:
     if isinstance(error, errors.FileMetadataError):
         return f"{endpoint} does not answer like a Hugging Face Hub; check HF_ENDPOINT, {local}"
     if is_unreachable(error):
-        return f"{endpoint} cannot be reached ({_short(error)}); check the network and HF_ENDPOINT, {local}"
-    if isinstance(error, OSError):
         return (
-            f"the Hub cache cannot be used ({_short(error)}); point HF_HOME to a folder that can be written"
+            f"neither in the catalogue nor in the local Hub cache, and {endpoint} cannot be reached "
+            f"({_short(error)}); check the network and HF_ENDPOINT, {local}"
         )
+    if isinstance(error, OSError):
+        return f"the Hub cache cannot be used ({_short(error)}); point HF_HOME to a folder that can be written"
     return f"reading from the Hub failed ({type(error).__name__}: {_short(error)}); {local}"
 
 
@@ -182,7 +178,7 @@ def _short(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar for a file of a few kilobytes."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,

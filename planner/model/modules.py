@@ -205,7 +205,7 @@ class Experts:
                 yield Tensor(f"{self.name}.w13_bias", experts * up * at.dtype_bytes)
                 yield Tensor(f"{self.name}.w2_bias", experts * self.hidden * at.dtype_bytes)
         if at.expert_parallel_size > 1:
-            yield Tensor(f"{self.name}.expert_map", self.count * 4, "attr")
+            yield Tensor(f"{self.name}.expert_map", self.count * 4, "buffer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +371,8 @@ class EngineBuffer:
     extra_rows: int = 0
     width: int | Heads = 1
     depth: int = 1
-    dtype: str = "int32"
+    dtype: str | None = "int32"
+    """None: the model's dtype."""
     group: Group = "other"
     parameters: int = field(default=0, init=False)
 
@@ -380,7 +381,7 @@ class EngineBuffer:
         if self.rows == "requests":
             rows = min(rows, at.max_num_seqs)
         width = self.width.local(at.tp_size) if isinstance(self.width, Heads) else self.width
-        nbytes = (rows + self.extra_rows) * width * self.depth * DTYPE_BYTES[self.dtype]
+        nbytes = (rows + self.extra_rows) * width * self.depth * DTYPE_BYTES[self.dtype or at.dtype]
         yield Tensor(self.name, nbytes, "attr")
 
 

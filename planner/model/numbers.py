@@ -128,7 +128,7 @@ def parse_parameters(value: object, where: str = "model.parameters") -> int:
         if match is None:
             raise InputError(f'{where}: must be a number or text such as "8B" or "135M", is {shown(value)}')
         whole, _, fraction = match[1].partition(".")
-        count = int(whole + fraction) * _SUFFIXES[match[2].lower()] // 10 ** len(fraction)
+        count = int(whole + fraction) * _SUFFIXES[match[2].lower()] // int("1" + "0" * len(fraction))
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
         raise InputError(f'{where}: must be a number or text such as "8B" or "135M", is {shown(value)}')
     else:
@@ -248,7 +248,10 @@ def _heads(given: Mapping[str, Any], hidden: int, assume: _Assume) -> tuple[int,
         return heads, hidden // heads  # the rule of every such config, not an assumption
     if not head_dim:
         usual = [dim for dim in ((128, 64) if hidden >= 1024 else (64, 128)) if hidden % dim == 0]
-        head_dim = assume("head_dim", usual[0] if usual else _largest_divisor(hidden, 128), "the usual one")
+        if usual:
+            head_dim = assume("head_dim", usual[0], "the usual one")
+        else:
+            head_dim = assume("head_dim", _largest_divisor(hidden, 128), "the largest that divides hidden_size")
     if hidden % head_dim:
         raise InputError(
             f"model: hidden_size = {hidden} is not a multiple of head_dim = {head_dim}; give num_attention_heads"

@@ -1,12 +1,13 @@
 """What transformers' config classes fill in for missing keys, from a table made by tools/make_transformers_defaults.py.
 
-The table has one JSON object a line, found by searching for its model_type, so that a lookup costs less than parsing it.
+The table has one JSON object a line, found by searching for its model_type: a lookup costs less than parsing it all.
 transformers itself is asked only for a model_type that the table does not have, where it is installed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,10 @@ class ClassDefaults:
     """What a nested config gets that is missing as a whole, besides the defaults of its class."""
     attribute_map: Mapping[str, str]
     """Names under which transformers takes other keys: {"hidden_size": "n_embd"}."""
+
+    def has(self, key: str) -> bool:
+        """Whether the class gives this key a default, under any of its names."""
+        return any(name in self.values for name in (key, *self.aliases(key)))
 
     def aliases(self, key: str) -> tuple[str, ...]:
         """The other names of a key."""
@@ -51,9 +56,10 @@ def of_type(model_type: str) -> ClassDefaults | None:
 
 @lru_cache(maxsize=256)
 def from_transformers(model_type: str, key: str) -> Any:
-    """The default of a class that the table lacks, from the transformers that is installed; None where there is none."""
+    """The default of a class that the table lacks, from the transformers that is installed; None: there is none."""
     if not model_type:
         return None
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would say that torch is missing
     try:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     except ImportError:

@@ -120,6 +120,10 @@ class Plan:
     estimate: Estimate
     steps: tuple[Step, ...]
     met: bool
+    base: Inputs
+    """Where the climb began."""
+    changes: tuple[Change, ...] = ()
+    """What was taken and kept: applied to base, they give inputs."""
     binding: Reason | None = None
     """Why no plan was found."""
 
@@ -303,6 +307,8 @@ class _Climb:
             estimate=self.estimate,
             steps=tuple(self.steps),
             met=met,
+            base=self.base,
+            changes=tuple(change for _, change in self.taken),
             binding=None if met else _binding(self.estimate, self.goal),
         )
 
@@ -404,7 +410,7 @@ def _offload(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
     if offload <= 0:
         return
     yield Change(
-        summary=f"{offload} GiB of weights per GPU stay in host memory ({gib(offload * GIB)} GiB read over PCIe each step)",
+        summary=f"{offload} GiB of weights per GPU stay in host memory and are read over PCIe in every step",
         args={"cpu_offload_gb": offload},
         quality_cost="none; every step waits for PCIe",
     )

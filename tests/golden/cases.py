@@ -59,6 +59,7 @@ DENSE = ["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Q
 EXPERTS = ["Qwen/Qwen3-30B-A3B", "mistralai/Mixtral-8x7B-Instruct-v0.1"]
 MLA = ["deepseek-ai/DeepSeek-V2-Lite", "moonshotai/Moonlight-16B-A3B-Instruct"]
 QUANTIZED = [*DENSE, *EXPERTS, *MLA]
+ONE_OF_EACH = [DENSE[0], EXPERTS[0], MLA[0], DENSE[1]]
 
 # What checkpoints leave in high precision besides lm_head: the routers. Each format spells it in its own way.
 _ROUTERS_RE = ["re:.*mlp\\.gate$", "re:.*block_sparse_moe\\.gate$", "re:.*shared_expert_gate$"]
@@ -181,6 +182,11 @@ KV_DTYPES = [
     "int4_per_token_head", "fp8_per_token_head", "turboquant_k8v4", "turboquant_4bit_nc", "turboquant_k3v4_nc", "turboquant_3bit_nc",
 ]  # fmt: skip
 
+KV_DTYPE_MODELS = [
+    "meta-llama/Llama-3.1-8B-Instruct", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2", "google/gemma-3-27b-it",
+    "openai/gpt-oss-20b", "Qwen/Qwen3-Next-80B-A3B-Instruct", "google/gemma-4-26B-A4B-it", "ai21labs/AI21-Jamba-Mini-1.6",
+]  # fmt: skip
+
 # Flags that change the plan, one at a time.
 KV_FLAGS: list[dict[str, Any]] = [
     {"block_size": 32},
@@ -219,21 +225,28 @@ def fp8_kv(models: list[str], tps: list[int]) -> Iterator[Case]:
 
 
 def quantized() -> Iterator[Case]:
-    for gpu in ("h100", "a100", "l40s", "b200"):
-        for model in QUANTIZED:
-            # Blackwell: kernels that are not modelled choose other layouts; a few rows, marked inexact.
-            if gpu == "b200" and model not in (DENSE[0], EXPERTS[0], MLA[0]):
-                continue
-            for tp in (1, 2) if gpu == "h100" else (2,):
-                for recipe in RECIPES:
-                    yield Case(model, gpu=gpu, args=parallel(tp), recipe=recipe)
-                for method in ONLINE:
-                    yield Case(model, gpu=gpu, args=parallel(tp, quantization=method))
+    """Every recipe and every online method on every model of QUANTIZED."""
+    for tp, models in ((2, QUANTIZED), (1, ONE_OF_EACH)):
+        for model in models:
+            for recipe in RECIPES:
+                yield Case(model, args=parallel(tp), recipe=recipe)
+            for method in ONLINE:
+                yield Case(model, args=parallel(tp, quantization=method))
+
+
+def quantized_elsewhere() -> Iterator[Case]:
+    """The same on cards where other kernels, and so other layouts, are chosen. Blackwell's are marked inexact."""
+    for gpu in ("a100", "l40s", "b200"):
+        for model in ONE_OF_EACH[:3] if gpu == "b200" else ONE_OF_EACH:
+            for recipe in RECIPES:
+                yield Case(model, gpu=gpu, args=parallel(2), recipe=recipe)
+            for method in ONLINE:
+                yield Case(model, gpu=gpu, args=parallel(2, quantization=method))
 
 
 def quantized_wide() -> Iterator[Case]:
     """Shards that a group or a block does not divide."""
-    for model in (DENSE[0], DENSE[1], EXPERTS[0], MLA[0]):
+    for model in ONE_OF_EACH:
         for tp in (4, 8):
             for recipe in RECIPES:
                 yield Case(model, args=parallel(tp), recipe=recipe)
@@ -251,21 +264,22 @@ def dtypes() -> Iterator[Case]:
             yield Case(model, args=parallel(2 if "Next" in model else 1, dtype=dtype))
 
 
-def kv_samples(models: list[str]) -> Iterator[Case]:
+def kv_samples() -> Iterator[Case]:
     for model in KINDS:
         for gpu in ("a100", "l40s", "b200", "t4"):
-            for tp in (1, 4):
-                args = parallel(tp) | ({"dtype": "float16"} if gpu == "t4" else {})
-                yield Case(model, gpu=gpu, args=args, weights=False, kv=True)
-                yield Case(model, gpu=gpu, args=args | {"kv_cache_dtype": "fp8"}, weights=False, kv=True)
-        for dtype in KV_DTYPES:
-            yield Case(model, args=parallel(2, kv_cache_dtype=dtype), weights=False, kv=True)
+            args = parallel(2) | ({"dtype": "float16"} if gpu == "t4" else {})
+            yield Case(model, gpu=gpu, args=args, weights=False, kv=True)
+            yield Case(model, gpu=gpu, args=args | {"kv_cache_dtype": "fp8"}, weights=False, kv=True)
         for flags in KV_FLAGS:
             yield Case(model, args={**parallel(2), **flags}, weights=False, kv=True)
-    for model in ("meta-llama/Llama-3.1-8B-Instruct", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2"):
+    for model in KV_DTYPE_MODELS:
+        for dtype in KV_DTYPES:
+            yield Case(model, args=parallel(2, kv_cache_dtype=dtype), weights=False, kv=True)
+    for model in KV_DTYPE_MODELS[:3]:
         for gpu in ("a100", "l40s", "b200", "t4"):
             for dtype in KV_DTYPES:
-                yield Case(model, gpu=gpu, args=parallel(2, kv_cache_dtype=dtype), weights=False, kv=True)
+                args = parallel(2, kv_cache_dtype=dtype) | ({"dtype": "float16"} if gpu == "t4" else {})
+                yield Case(model, gpu=gpu, args=args, weights=False, kv=True)
 
 
 def phases(models: list[str]) -> dict[str, list[Case]]:
@@ -273,13 +287,14 @@ def phases(models: list[str]) -> dict[str, list[Case]]:
     lists: dict[str, Iterator[Case]] = {
         "own-tp1": own(models, [1]),
         "own-tp2": own(models, [2]),
+        "quantized": quantized(),
         "own-tp4": own(models, [4]),
         "own-tp8": own(models, [8]),
-        "quantized": quantized(),
         "kv-fp8": fp8_kv(models, [1, 2, 4, 8]),
-        "own-pp2": own(models, [1, 2, 4, 8], pp=2),
+        "quantized-elsewhere": quantized_elsewhere(),
         "expert-parallel": expert_parallel(),
-        "kv-samples": kv_samples(models),
+        "own-pp2": own(models, [1, 2, 4, 8], pp=2),
+        "kv-samples": kv_samples(),
         "dtypes": dtypes(),
         "quantized-wide": quantized_wide(),
     }

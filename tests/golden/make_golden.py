@@ -63,12 +63,18 @@ def generate(cases: list[Case], configs: Configs, raw: Path, options: argparse.N
             count += 1
     if not count:
         return
+    architectures = sorted({name for case in cases for name in configs[case.model][0].get("architectures") or []})
     started, lock = time.monotonic(), threading.Lock()
     with raw.open("a") as file:
 
         def serve(gpu: str, waiting: queue.SimpleQueue[Case]) -> None:
             with VllmProcess(
-                GpuFacts(**GPUS[gpu]), python=options.python, vllm_source=options.source, timeout_s=options.timeout, niceness=10
+                GpuFacts(**GPUS[gpu]),
+                python=options.python,
+                vllm_source=options.source,
+                timeout_s=options.timeout,
+                niceness=10,
+                architectures=architectures,
             ) as vllm:
                 while not waiting.empty():
                     try:

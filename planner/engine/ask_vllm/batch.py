@@ -2,6 +2,8 @@
 
     python batch.py '{"gpu": {...}, "vllm_source": null, "timeout_s": 300}' < requests.jsonl > answers.jsonl
 
+"architectures": [...] in the job imports these model classes, and all else that is slow to import, before the first fork.
+
 One JSON request a line on stdin, one JSON answer a line on stdout, in order. Needs no more than vLLM's own dependencies.
 """
 
@@ -19,14 +21,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Imported before the first fork, so that a request takes about a second.
+# Imported before the first fork when many requests are to come, so that one takes about a second.
 _PRELOAD = (
     "vllm.compilation.backends",
-    "vllm.config",
     "vllm.distributed.kv_transfer.kv_connector.utils",
-    "vllm.engine.arg_utils",
     "vllm.model_executor.layers.attention",
-    "vllm.model_executor.layers.fused_moe",
     "vllm.model_executor.layers.fused_moe.experts.marlin_moe",
     "vllm.model_executor.layers.fused_moe.experts.triton_moe",
     "vllm.model_executor.layers.quantization.auto_awq",
@@ -35,12 +34,6 @@ _PRELOAD = (
     "vllm.model_executor.layers.quantization.fp8",
     "vllm.model_executor.layers.quantization.modelopt",
     "vllm.model_executor.model_loader.utils",
-    "vllm.model_executor.models.deepseek_v2",
-    "vllm.model_executor.models.gemma3",
-    "vllm.model_executor.models.llama",
-    "vllm.model_executor.models.mixtral",
-    "vllm.model_executor.models.qwen2",
-    "vllm.model_executor.models.qwen3_moe",
     "vllm.usage.usage_lib",
     "vllm.v1.core.kv_cache_utils",
     "vllm.v1.engine.core",
@@ -52,6 +45,21 @@ _PRELOAD = (
 )
 
 
+def _preload(architectures: list[str]) -> None:
+    for name in _PRELOAD:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    for backend in AttentionBackendEnum:
+        with contextlib.suppress(BaseException):
+            backend.get_class()
+    for architecture in architectures:
+        with contextlib.suppress(BaseException):
+            ModelRegistry.models[architecture].load_model_cls()
+
+
 def _load(job: dict[str, Any]) -> Any:
     """This folder as package `ask_vllm`, whatever the interpreter's path is; the module that runs a case."""
     here = Path(__file__).resolve().parent
@@ -61,14 +69,11 @@ def _load(job: dict[str, Any]) -> Any:
     del sys.path[0]
     fake_device.install(job["gpu"], job.get("vllm_source"))
     case = importlib.import_module(f"{here.name}.case")
-    for name in _PRELOAD:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum
-
-    for backend in AttentionBackendEnum:
-        with contextlib.suppress(BaseException):
-            backend.get_class()
+    if "architectures" in job:
+        _preload(job["architectures"])
+    with contextlib.suppress(Exception):  # else every fork walks all loggers
+        logging_config = importlib.import_module("vllm.config.logging").LoggingConfig()
+        importlib.import_module("vllm.logger").configure_logging_if_needed(logging_config)
     gc.collect()
     gc.freeze()
     gc.disable()

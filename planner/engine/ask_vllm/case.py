@@ -9,7 +9,6 @@ import re
 import tempfile
 import time
 import traceback
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,13 +88,20 @@ def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     want_weights = request.get("weights", True)
     amounts = request.get("available_bytes")
     pristine = copy.deepcopy(config) if pp > 1 else config
-    configs, stages, specs, layouts, backends = [], [], [], [], set()
+    stages, specs, layouts, backends = [], [], [], set()
     model_class, kernels, kv_error = None, {}, None
     for stage in range(pp):
         stage_config = config if stage == 0 else copy.deepcopy(pristine)
-        configs.append(stage_config)
         with _distributed(stage_config, rank=stage * tp, tp=tp, pp=pp, dp=dp):
             model = _build(stage_config, finish=want_weights)
+            if amounts is not None and kv_error is None:
+                try:
+                    stage_spec, stage_layouts, stage_backends = kv_plan.stage_specs(stage_config)
+                    specs.append(stage_spec)
+                    layouts.append(stage_layouts)
+                    backends.update(stage_backends)
+                except Exception as error:  # noqa: BLE001
+                    kv_error = describe(error)
         model_class = type(model).__name__
         if want_weights:
             measured = weights.measure(model, dump=bool(request.get("dump")))
@@ -104,24 +110,25 @@ def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
                 measured["layers"] = [inner.start_layer, inner.end_layer]
             stages.append({"pp_rank": stage, **measured})
             kernels = weights.kernels_of(model)
-        if amounts is not None and kv_error is None:
-            try:
-                stage_spec, stage_layouts, stage_backends = kv_plan.stage_specs(stage_config)
-                specs.append(stage_spec)
-                layouts.append(stage_layouts)
-                backends.update(stage_backends)
-            except Exception as error:  # noqa: BLE001
-                kv_error = describe(error)
         del model
 
     answer: dict[str, Any] = {"model_class": model_class, "resolved": _resolved(config, sorted(backends))}
+    if model_class == "GptOssForCausalLM" or config.model_config.quantization in ("mxfp4", "gpt_oss_mxfp4"):
+        from vllm.utils.import_utils import has_triton_kernels
+
+        if not has_triton_kernels():
+            notes.append("this vLLM has no triton_kernels: MXFP4 experts on Hopper are sized for Marlin, not for Triton")
     if notes:
         answer["notes"] = notes
     if want_weights:
         answer |= {"stages": stages, "kernels": kernels}
     if amounts is not None:
         try:
-            answer["kv"] = {"error": kv_error} if kv_error else kv_plan.plan(config, specs, layouts, tp, amounts)
+            if kv_error:
+                answer["kv"] = {"error": kv_error}
+            else:
+                with _distributed(config, rank=0, tp=tp, pp=pp, dp=dp):
+                    answer["kv"] = kv_plan.plan(config, specs, layouts, amounts)
         except Exception as error:  # noqa: BLE001
             answer["kv"] = {"error": describe(error)}
         answer["resolved"] = _resolved(config, sorted(backends))  # planning switches some flags
@@ -200,19 +207,25 @@ def _register_config_class(model_type: str | None, notes: list[str]) -> None:
         blocks = values.pop("block_configs", None)
         PretrainedConfig.__init__(self, **values)
         if blocks is not None:  # Nemotron-NAS: its own class makes objects of them
-            self.block_configs = [_BlockConfig.of(block) for block in blocks]
+            self.block_configs = [_BlockConfig(block) for block in blocks]
 
     name = "Generic_" + re.sub(r"\W", "_", model_type)
     AutoConfig.register(model_type, type(name, (PretrainedConfig,), {"model_type": model_type, "__init__": init}))
     notes.append("config read with a generic class: its own is remote code")
 
 
-class _BlockConfig(types.SimpleNamespace):
-    """A nested dict as attributes, as the remote config class of Nemotron-NAS has it."""
+class _BlockConfig(dict):
+    """A nested dict that also answers to attributes, as the remote config class of Nemotron-NAS makes them."""
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> _BlockConfig:
-        return cls(**{key: cls.of(value) if isinstance(value, dict) else value for key, value in values.items()})
+    def __init__(self, values: dict[str, Any] | None = None) -> None:
+        nested = {k: _BlockConfig(v) if isinstance(v, dict) else v for k, v in (values or {}).items()}
+        super().__init__(nested)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 # ------------------------------------------------------------------------------------------------ building

@@ -44,12 +44,16 @@ class VllmProcess:
         vllm_source: Path | None = None,
         timeout_s: float = 300,
         niceness: int = 0,
+        architectures: list[str] | None = None,
     ) -> None:
-        job = {
+        """architectures: those of the requests to come, when there are many; imported once instead of once a request."""
+        job: dict[str, Any] = {
             "gpu": asdict(gpu),
             "vllm_source": str(vllm_source) if vllm_source else None,
             "timeout_s": timeout_s,
         }
+        if architectures is not None:
+            job["architectures"] = architectures
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             ["nice", "-n", str(niceness)] * bool(niceness) + [python or sys.executable, str(_BATCH), json.dumps(job)],

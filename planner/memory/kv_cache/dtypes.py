@@ -6,6 +6,7 @@ Mirrors config/cache.py CacheDType and v1/kv_cache_interface.py get_kv_quant_mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,3 +116,39 @@ def kv_dtype(name: str, version: VllmVersion) -> KVDtype:
             "--kv-cache-dtype",
         )
     return dtype
+
+
+_MODELOPT = {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}
+
+
+def checkpoint_kv_dtype(quantization: Mapping[str, object], version: VllmVersion) -> str | None:
+    """What a checkpoint's own KV scheme makes of --kv-cache-dtype auto; None where it has none.
+
+    modelopt: utils/torch_utils.py resolve_kv_cache_dtype_string (0.14 and later); compressed-tensors:
+    layers/attention/attention.py (0.15 and later). Before, a checkpoint's scheme only brought scales.
+    """
+    method = quantization.get("quant_method")
+    if not isinstance(method, str):
+        return None
+    if method.startswith("modelopt") and version >= (0, 14):
+        return _modelopt_kv_dtype(quantization)
+    if method == "compressed-tensors" and version >= (0, 15) and quantization.get("kv_cache_scheme") is not None:
+        return "fp8"
+    return None
+
+
+def _modelopt_kv_dtype(quantization: Mapping[str, object]) -> str | None:
+    nested = quantization.get("quantization")
+    inner = nested if isinstance(nested, Mapping) else quantization
+    algorithm = (
+        inner.get("kv_cache_scheme")
+        or quantization.get("kv_cache_scheme")
+        or inner.get("kv_cache_quant_algo")
+        or quantization.get("kv_cache_quant_algo")
+    )
+    if isinstance(algorithm, Mapping):
+        bits, is_float = algorithm.get("num_bits"), algorithm.get("type") == "float"
+        if is_float and bits == 8 and algorithm.get("dynamic") is False:
+            return "fp8_e4m3"
+        return "nvfp4" if is_float and bits == 4 else None
+    return _MODELOPT.get(algorithm.lower()) if isinstance(algorithm, str) else None

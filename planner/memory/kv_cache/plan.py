@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from planner.engine.defaults import Engine
 from planner.errors import Reason
 from planner.hardware.catalogue import Gpu
+from planner.memory.kv_cache import legal
 from planner.memory.kv_cache.capacity import Layout
 from planner.memory.kv_cache.layout import CacheModel, make_layout
 from planner.memory.kv_cache.messages import cannot_auto_fit, kv_too_small, no_cache_blocks
@@ -69,6 +70,7 @@ def cache_model(
     name = engine.kv_cache_dtype
     if name == "auto" and checkpoint_kv_dtype is not None:
         name = checkpoint_kv_dtype
+    legal.check(model, engine, name)
     return CacheModel(model=model, engine=engine, gpu=gpu, kv_cache_dtype=name)
 
 
@@ -114,7 +116,7 @@ def plan_kv_cache(
     return KVCachePlan(
         block_size=layout.block_size,
         attention_backend=cache.backend_name,
-        kv_cache_dtype=cache.kv_cache_dtype,
+        kv_cache_dtype=cache.resolved_dtype,
         bytes_per_block=per_block[tightest],
         bytes_per_block_by_stage=per_block,
         num_blocks=blocks,
@@ -183,7 +185,7 @@ def _attention_free(cache: CacheModel, demand: Demand, stages: int) -> KVCachePl
     return KVCachePlan(
         block_size=cache.attention_block_size,
         attention_backend=cache.backend_name,
-        kv_cache_dtype=cache.kv_cache_dtype,
+        kv_cache_dtype=cache.resolved_dtype,
         bytes_per_block=0,
         bytes_per_block_by_stage=(0,) * stages,
         num_blocks=1,

@@ -42,6 +42,28 @@ class Rules:
     """One block is held back when checking whether a request fits."""
     override_in_check: bool = False
     """num_gpu_blocks_override replaces the memory in the length check too."""
+    hybrid_by_backend: bool = False
+    """Block sizes of Mamba hybrids follow the attention backend; before, multiples of 16 (MLA: 64)."""
+    hybrid_mla_alignment: int = 1
+    """What the block size of an MLA hybrid is at least a multiple of."""
+    hybrid_every_backend: bool = False
+    """… and a multiple of the smallest block of every backend."""
+    mamba_modes: tuple[str, ...] = ("none",)
+    """mamba_cache_mode values: with prefix caching, "all" (a state per block) or "align" (two and what is in flight)."""
+    mamba_all_first: bool = False
+    """Models that can take "all" do so by default."""
+    mamba2_checkpoint: bool = False
+    """Mamba 2 holds one more block, for a state exported from inside a prefill."""
+    gdn_checkpoint: bool = False
+    """Gated delta net too, on FlashInfer, and blocks become multiples of 64."""
+    common_block_size: bool = False
+    """All backends of a model agree on a block size; before, the first layer's decided."""
+    window_blocks: bool = False
+    """Sliding-window layers choose a kernel block of their own."""
+    backend_block_size: bool = False
+    """The attention backend decides the block size; before, a table for MLA."""
+    mixed_dtypes: bool = False
+    """Blocks grow where layers of several KV dtypes share a pool."""
     wording: str = "0.6"
     """Which sentences of planner.memory.kv_cache.messages."""
 
@@ -52,15 +74,20 @@ _CHANGES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
         (0, 9),
         {"hybrid": True, "tokens": "groups", "concurrency": "blocks", "wording": "0.9"},
     ),
-    ((0, 11), {"mixed_full": True, "round_robin": True}),
+    ((0, 11), {"mixed_full": True, "round_robin": True, "mamba_modes": ("none", "all")}),
     ((0, 12), {"unify_pages": True, "larger_group": (5, 4)}),
     ((0, 14), {"padding_needed": True, "auto_fit": True, "wording": "0.14"}),
-    ((0, 18), {"larger_group": (3, 2)}),
-    ((0, 20), {"override_in_check": True}),
+    ((0, 15), {"mamba_modes": ("none", "align", "all"), "mamba_all_first": True}),
+    ((0, 18), {"larger_group": (3, 2), "backend_block_size": True}),
+    ((0, 20), {"override_in_check": True, "hybrid_by_backend": True}),
     ((0, 21), {"tokens": "concurrency"}),
     ((0, 24), {"wording": "0.24"}),
-    ((0, 26), {"concurrent_batches": True}),
+    ((0, 26), {"concurrent_batches": True, "window_blocks": True}),
+    ((0, 28), {"mamba_all_first": False, "hybrid_mla_alignment": 128, "mixed_dtypes": True}),
     ((0, 29), {"null_block": True}),
+    ((0, 31), {"common_block_size": True}),
+    ((0, 32), {"hybrid_every_backend": True, "mamba2_checkpoint": True, "mamba_modes": ("none", "align")}),
+    ((0, 33), {"gdn_checkpoint": True}),
 )
 """(first version, what it changed)."""
 

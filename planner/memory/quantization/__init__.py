@@ -1,8 +1,8 @@
 """How a quantization method stores the layers of a model, and which layers it leaves alone.
 
-A `Quantization` is what a config's `quantization_config` (or `--quantization`) means for a whole model; a `Scheme` is how
-one layer is then stored. Adding a method: one class with `@method("name", …)` in a module of this package (see
-`_MODULES`); adding a layout: one frozen type in schemes.py.
+A `Quantization` is what a config's `quantization_config` (or `--quantization`) means for a whole model; a `Scheme` is
+how one layer is then stored. Adding a method: one class with `@method("name", …)` in a module of this package (see
+`_MODULES`); adding a layout: one frozen type in schemes.py; a what-if format: one entry of recipes.RECIPES.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
-from planner.errors import InputError
+from planner.errors import InputError, Refusal
 from planner.memory.quantization.names import NameList, renamed
 
 if TYPE_CHECKING:
     from planner.model.architecture import Layer, Model
     from planner.model.modules import Experts, Linear, LmHead, Placement, Tensor
-
-Quantizable = "Linear | Experts | LmHead"
 
 
 class Scheme(Protocol):
@@ -64,6 +62,10 @@ class Quantization:
     min_capability: ClassVar[int] = 75
     """Compute capability x 10 below which vLLM refuses the method; a scheme may need more."""
     facts: ClassVar[Facts]
+    last_version: ClassVar[tuple[int, int] | None] = None
+    """The last minor version of vLLM that has the method; None: the newest known has it."""
+    exact: ClassVar[bool] = True
+    """The bytes have been checked against vLLM's own classes."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     model: Model | None = None
     where: str = "config.json"
@@ -71,8 +73,9 @@ class Quantization:
     """Quantized while loading (`--quantization fp8` on a bf16 checkpoint), not in the checkpoint."""
     assumed: bool = False
     """Made by `what_if`: no such checkpoint has been seen."""
-    kv_cache_dtype: str | None = None
-    """What `--kv-cache-dtype auto` becomes: "fp8_e4m3" where the checkpoint brings scales for it."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how vLLM reads this config, each a sentence."""
+    facts_of_recipe: Facts | None = None
     _memo: dict[str, Scheme | None] = field(default_factory=dict, init=False, repr=False)
 
     def scheme_for(self, module: Linear | Experts | LmHead, at: Placement) -> Scheme | None:
@@ -104,6 +107,16 @@ class Quantization:
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
         """The scheme of the lm_head: most methods leave it alone."""
         return None
+
+    def check_version(self, version: tuple[int, ...]) -> None:
+        """Refusal where this version of vLLM does not know the method."""
+        if self.last_version is not None and version[:2] > self.last_version:
+            raise Refusal("unknown_quantization", f"Unknown quantization method: {self.name}.", "--quantization")
+
+    @property
+    def about(self) -> Facts:
+        """What a person wants to know of it."""
+        return self.facts if self.facts_of_recipe is None else self.facts_of_recipe
 
     def layer_key(self, layer: Layer, at: Placement) -> Hashable:
         """Equal for layers (of one Layer object) whose modules all get the same schemes: they are summed once."""
@@ -218,7 +231,9 @@ def quantization(
     _load()
     if not parameters:
         return _quantized_while_loading(requested, model, where)
-    name = _method_name(parameters, model, where)
+    name = _method_name(parameters, where)
+    if not name:
+        return _ignored(parameters, model, where)
     cls = _registry.get(name)
     if cls is None:
         raise InputError(
@@ -241,22 +256,54 @@ def _quantized_while_loading(requested: str | None, model: Model, where: str) ->
     raise InputError(f"--quantization {requested}: unknown method; known are {', '.join(known_methods())}")
 
 
-def _method_name(parameters: Mapping[str, object], model: Model, where: str) -> str:
+def _method_name(parameters: Mapping[str, object], where: str) -> str:
     """quant_method as vLLM normalizes it (transformers_utils/model_arch_config_convertor.py)."""
     from planner.memory.quantization.modelopt import modelopt_method
 
-    name = modelopt_method(parameters) or parameters.get("quant_method")
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{where}: quantization_config.quant_method is missing; say which method it is")
+    name = modelopt_method(parameters) or parameters.get("quant_method") or ""
+    if not isinstance(name, str):
+        raise InputError(f"{where}: quantization_config.quant_method = {_shown(name)}: must be a method's name")
     return name.lower().replace("compressed_tensors", "compressed-tensors")
 
 
-def _mismatch(name: str, requested: str) -> Exception:
-    from planner.errors import Refusal
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ignored(Quantization):
+    """A quantization_config that vLLM does not act on."""
 
+    name = "none"
+    min_capability = 0
+    facts = Facts("not quantized", 16.0, 0)
+
+    def scheme_for(self, module: Linear | Experts | LmHead, at: Placement) -> Scheme | None:  # noqa: ARG002
+        return None
+
+
+def _ignored(parameters: Mapping[str, object], model: Model, where: str) -> Quantization:
+    note = (
+        f"{where}: quantization_config has no quant_method, so vLLM builds the model in 16 bits; "
+        'add "quant_method" if the checkpoint is quantized'
+    )
+    return Ignored(parameters=parameters, model=model, where=where, notes=(note,))
+
+
+def _mismatch(name: str, requested: str) -> Refusal:
     return Refusal(
         "quantization_mismatch",
         f"Quantization method specified in the model config ({name}) does not match the quantization method "
         f"specified in the `quantization` argument ({requested}).",
         "--quantization",
     )
+
+
+def what_if(model: Model, name: str) -> Quantization:
+    """The Quantization of an imagined checkpoint of this model, made by a format's usual recipe; marked `assumed`."""
+    from planner.memory.quantization import recipes
+
+    return recipes.what_if(model, name)
+
+
+def what_if_formats() -> tuple[str, ...]:
+    """What `--what-if-quantization` takes, the gentlest first."""
+    from planner.memory.quantization import recipes
+
+    return tuple(recipes.RECIPES)

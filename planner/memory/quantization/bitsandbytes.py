@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from planner.errors import InputError, Refusal
 from planner.memory.quantization import Facts, Quantization, Scheme, method, online_method
-from planner.memory.quantization.names import NameList, shard_names
+from planner.memory.quantization.names import NameList
 from planner.memory.quantization.schemes import Matrix, Named, Stack, Stored
 from planner.units import ceil_div
 
@@ -17,12 +16,11 @@ if TYPE_CHECKING:
     from planner.model.modules import Experts
 
 _BLOCK = 64
-_UNKNOWN = "Unknown quantization method: bitsandbytes."
 
 
 @dataclass(frozen=True)
 class Nf4(Stored):
-    """Half a byte a weight, and an fp32 scale per 64 weights: vLLM keeps no double-quantized scales on the GPU."""
+    """Half a byte a weight, an fp32 scale per 64 weights (double quantization is undone), a table of 16 values."""
 
     bits = 4
     min_capability = 70
@@ -31,6 +29,7 @@ class Nf4(Stored):
         yield "weight", ceil_div(m.n * m.k, 2)
         for i, rows in enumerate(m.rows):
             yield f"absmax_{i}", ceil_div(rows * m.k, _BLOCK) * 4
+            yield f"code_{i}", 16 * 4
 
     def stack(self, s: Stack) -> Iterator[Named]:
         w13, w2 = s.weights(4)
@@ -69,34 +68,26 @@ class BitsAndBytes(Quantization):
     name = "bitsandbytes"
     min_capability = 70
     last_version = (0, 27)
+    exact = False
     facts = Facts("4-bit NormalFloat weights", 4.5, 2)
+
+    def __post_init__(self) -> None:
+        _ = self.scheme, self.skipped
 
     @cached_property
     def scheme(self) -> Stored:
-        if self.flag("load_in_8bit", False):
-            return Llmint8()
-        if self.flag("load_in_4bit", self.online) or self.flag("_load_in_4bit", False):
-            return Nf4()
-        raise InputError(f"{self.key('load_in_4bit')} and load_in_8bit are both false; one of them must be true")
+        return Llmint8() if self.flag("load_in_8bit", False) else Nf4()
 
     @cached_property
     def skipped(self) -> NameList:
         return self.names("llm_int8_skip_modules")
 
-    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
-        """is_layer_skipped_bnb: a component of the name, or a prefix of it, is listed."""
+    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
+        """is_layer_skipped_bnb: a component of the name, or the name up to one, is listed."""
         parts = name.split(".")
         listed = set(self.skipped.entries)
-        for shard in (name, *shard_names(name, packed)):
-            if shard.rsplit(".", 1)[-1] in listed:
-                return None
         prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
         return None if listed & {*parts, *prefixes} else self.scheme
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         return self.linear_scheme(name, ())
-
-
-def unknown() -> Refusal:
-    """What vLLM says since 0.28."""
-    return Refusal("unknown_quantization", _UNKNOWN, "--quantization")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from planner.errors import InputError, Refusal
 from planner.memory.quantization import Facts, Quantization, Scheme, method
 from planner.memory.quantization.names import NameList, compiled, shard_names
-from planner.memory.quantization.microscaling import MXFP4_EXPERTS
-from planner.memory.quantization.schemes import BlockFloat, Fp8, Int8, Packed
+from planner.memory.quantization.schemes import BlockFloat, Fp8, Int8, Packed, PackedFp8Activations
 
 if TYPE_CHECKING:
     from planner.model.modules import Experts
@@ -124,7 +123,7 @@ class CompressedTensors(Quantization):
             raise InputError(f"{self.key(key)} = {value!r:.60}: must be an object")
         targets = value.get("targets")
         if not isinstance(targets, list | tuple) or not targets or not all(isinstance(t, str) for t in targets):
-            raise InputError(f"{self.key(key)}.targets is missing or empty; name the modules, e.g. [\"Linear\"]")
+            raise InputError(f'{self.key(key)}.targets is missing or empty; name the modules, e.g. ["Linear"]')
         if len(targets) == 1 and targets[0].endswith("Attention"):
             return ()
         weights = self._arguments(f"{key}.weights", value.get("weights"))
@@ -247,12 +246,12 @@ class CompressedTensors(Quantization):
                 "All MoE projections need to have same quantization scheme but found multiple",
                 "--quantization",
             )
-        return None if found[0] is None else self._scheme(found[0], name, experts=True)
+        return None if found[0] is None else self._experts_scheme(found[0], name)
 
     # --- schemes ----------------------------------------------------------------------------------------------------
 
-    def _scheme(self, group: Group, name: str, *, experts: bool = False) -> Scheme:
-        scheme = _scheme(group.weights, group.inputs, group.format, experts=experts)
+    def _scheme(self, group: Group, name: str) -> Scheme:
+        scheme = _scheme(group.weights, group.inputs, group.format)
         if scheme is None:
             raise Refusal(
                 "ct_no_scheme",
@@ -260,6 +259,26 @@ class CompressedTensors(Quantization):
                 f"weight_quant={group.weights}, input_quant={group.inputs}, format={group.format!r}",
                 "--quantization",
             )
+        return scheme
+
+    def _experts_scheme(self, group: Group, name: str) -> Scheme:
+        """Fewer schemes have experts (compressed_tensors_moe.py)."""
+        scheme, weights, inputs = self._scheme(group, name), group.weights, group.inputs
+        problem = None
+        if isinstance(scheme, Fp8) and inputs is None:
+            problem = (
+                "For Fused MoE layers, only format: pack-quantized and bits: [2, 3, 4, 5, 6, 7, 8] is supported but "
+                f"got format: {group.format} and bits: {weights.bits}"
+            )
+        elif isinstance(scheme, Fp8) and inputs is not None and scheme.scales != "block":
+            if (scheme.scales == "tensor") != (inputs.strategy == "tensor"):
+                problem = f"Unsupported FusedMoe scheme: {weights}, {inputs}"
+        elif isinstance(scheme, Int8) and (scheme.static or inputs is None):
+            problem = f"Unsupported FusedMoe scheme: {weights}, {inputs}"
+        elif isinstance(scheme, Packed) and inputs is not None and inputs.type == "int":
+            problem = "W4A8 Int8 MoE is only supported on CPU platforms"
+        if problem is not None:
+            raise Refusal("ct_experts", problem, "--quantization")
         return scheme
 
 
@@ -270,28 +289,30 @@ def _default_strategy(group: int | None, dynamic: bool) -> str:
     return "token" if dynamic else "tensor"
 
 
-def _scheme(weights: Arguments, inputs: Arguments | None, form: str, *, experts: bool) -> Scheme | None:
+def _scheme(weights: Arguments, inputs: Arguments | None, form: str) -> Scheme | None:
     """CompressedTensorsConfig._get_scheme_from_parts, in its order."""
     if weights.is_nvfp4:
-        return BlockFloat(
-            width=4, group=16, scalars=1 if inputs is None else 4, expert_scalars=_NVFP4_EXPERT_SCALARS
-        )
+        return BlockFloat(width=4, group=16, scalars=1 if inputs is None else 4, expert_scalars=_NVFP4_EXPERT_SCALARS)
     if weights.is_mxfp4:
-        return MXFP4_EXPERTS if experts else BlockFloat(width=4, group=32, scalars=0)
+        return BlockFloat(width=4, group=32, scalars=0)
     if weights.is_mxfp8:
         return BlockFloat(width=8, group=32, scalars=0)
-    if form == "pack-quantized" and weights.type == "int" and weights.strategy in ("channel", "group"):
-        if inputs is None or inputs.dynamic:
-            return Packed(
-                width=weights.bits,
-                group=-1 if weights.group is None else weights.group,
-                zero_points=not weights.symmetric,
-                shape_tensor=True,
-            )
-        return None
+    if weights.type == "int" and weights.strategy in ("channel", "group") and form == "pack-quantized":
+        return _packed(weights, inputs)
     if form not in _ACTIVATION_FORMATS or weights.bits != 8 or not weights.symmetric or weights.dynamic:
         return None
     return _eight_bits(weights, inputs)
+
+
+def _packed(weights: Arguments, inputs: Arguments | None) -> Scheme | None:
+    group = -1 if weights.group is None else weights.group
+    if inputs is not None and (not inputs.dynamic or not inputs.symmetric):
+        return None
+    if inputs is not None and inputs.type == "float":
+        if weights.bits != 4 or not weights.symmetric:
+            return None
+        return PackedFp8Activations(width=4, group=group)
+    return Packed(width=weights.bits, group=group, zero_points=not weights.symmetric, shape_tensor=True)
 
 
 def _eight_bits(weights: Arguments, inputs: Arguments | None) -> Scheme | None:

@@ -40,7 +40,7 @@ class Fp8Checkpoint(Quantization):
                 f"{self.key('activation_scheme')} = 'static': block-wise quantization (weight_block_size) only has "
                 "the dynamic activation scheme"
             )
-        return Fp8(scales="block", block=(rows, columns))
+        return Fp8(scales="block", block=(rows, columns), must_divide="inputs")
 
     def _block(self, block: object) -> tuple[int, int]:
         if (
@@ -58,7 +58,7 @@ class Fp8Checkpoint(Quantization):
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
         return None if skipped(self.ignored, self.ignored.exact, name, packed) else self.scheme
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         if skipped(self.ignored, self.ignored.exact, name, ()):
             return None
         if self.parameters.get("store_dtype") == "mxfp4":

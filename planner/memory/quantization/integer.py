@@ -51,7 +51,7 @@ class AwqCheckpoint(Quantization):
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
         return None if skipped(self.ignored, self.ignored.inside, name, packed) else self.scheme
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         return None if skipped(self.ignored, self.ignored.inside, name, ()) else self.scheme
 
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
@@ -152,7 +152,7 @@ class GptqCheckpoint(Quantization):
                 return None
         return self.experts_scheme(name, None)
 
-    def experts_scheme(self, name: str, experts: Experts | None) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts | None) -> Scheme | None:  # noqa: ARG002
         rule = self._rule(name)
         if rule is None:
             return self.scheme
@@ -160,5 +160,3 @@ class GptqCheckpoint(Quantization):
 
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
         return self.linear_scheme(name, packed) if self.flag("lm_head", False) else None
-
-

@@ -88,12 +88,7 @@ def is_kernel(answer: str) -> bool:
 
 
 def _machete(shape: PackedShape) -> bool:
-    return (
-        shape.bits in (4, 8)
-        and shape.group in MACHETE_GROUPS
-        and shape.k % 64 == 0
-        and shape.n % 128 == 0
-    )
+    return shape.bits in (4, 8) and shape.group in MACHETE_GROUPS and shape.k % 64 == 0 and shape.n % 128 == 0
 
 
 def _marlin_refuses(shape: PackedShape, capability: int) -> str | None:

@@ -64,8 +64,8 @@ class Mxfp4Checkpoint(Quantization):
     min_capability = 80
     facts = Facts("4-bit floating point experts, scaled per 32", 4.25, 1)
 
-    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
         return None
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         return _GPT_OSS_EXPERTS if experts.layout == "gpt_oss" else MXFP4_EXPERTS

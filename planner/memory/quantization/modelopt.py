@@ -24,24 +24,28 @@ _METHODS = {
     "MXFP8": "modelopt_mxfp8",
     "MIXED_PRECISION": "modelopt_mixed",
 }
+_LEGACY = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "MIXED_PRECISION")
 _EXPERT_SCALARS = (("w13_weight_scale_2", 1), ("w2_weight_scale_2", 1))
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 def modelopt_method(parameters: Mapping[str, object]) -> str | None:
-    """The method of a ModelOpt config: by its algorithm, wherever that is written; None for other configs."""
+    """The method of a ModelOpt config, as vLLM finds it; None for other configs.
+
+    transformers_utils/model_arch_config_convertor.py _normalize_quantization_config: hf_quant_config.json names the
+    algorithm below `quantization`; a config.json must say quant_method itself.
+    """
     legacy = parameters.get("quantization")
     producer = parameters.get("producer")
-    written = str(parameters.get("quant_method") or "").lower()
-    if isinstance(legacy, Mapping) and "quant_algo" in legacy:
-        algo = legacy["quant_algo"]
-    elif written.startswith("modelopt") or (
-        not written and isinstance(producer, Mapping) and producer.get("name") == "modelopt"
-    ):
-        algo = parameters.get("quant_algo")
-    else:
+    if isinstance(legacy, Mapping) and isinstance(producer, Mapping) and producer.get("name") == "modelopt":
+        algo = str(legacy.get("quant_algo")).upper()
+        if algo not in _LEGACY:
+            raise Refusal("modelopt_algo", f"Unknown ModelOpt quant algo: {legacy.get('quant_algo')}", "--quantization")
+        return _METHODS[algo]
+    if not str(parameters.get("quant_method") or "").lower().startswith("modelopt"):
         return None
-    return _METHODS.get(str(algo).upper(), written or "modelopt")
+    section = legacy if isinstance(legacy, Mapping) else parameters
+    return _METHODS.get(str(section.get("quant_algo")).upper(), str(parameters["quant_method"]).lower())
 
 
 @method("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed", "mxfp8")
@@ -57,9 +61,7 @@ class ModelOptCheckpoint(Quantization):
         if self.algo != "MIXED_PRECISION":
             self._scheme(self.algo)
         elif not self.layers:
-            raise InputError(
-                f"{self.key('quantized_layers')} is missing or empty; quant_algo MIXED_PRECISION needs it"
-            )
+            raise InputError(f"{self.key('quantized_layers')} is missing or empty; quant_algo MIXED_PRECISION needs it")
         _ = self.excluded
 
     @property
@@ -169,7 +171,7 @@ class ModelOptCheckpoint(Quantization):
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
         return self.linear_scheme(name, packed)
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         scheme = self.linear_scheme(name, ())
         if isinstance(scheme, Fp8) and self.algo != "MIXED_PRECISION":
             return Fp8(scales="tensor", static=True)  # ModelOptFp8MoEMethod knows no other FP8
@@ -180,9 +182,9 @@ class ModelOptCheckpoint(Quantization):
             case "FP8":
                 return Fp8(scales="tensor", static=True)
             case "FP8_PER_CHANNEL_PER_TOKEN":
-                return Fp8(scales="channel")
+                return Fp8(scales="channel", has_marlin=False)
             case "FP8_PB_WO" | "FP8_BLOCK_SCALES":
-                return Fp8(scales="block", whole_blocks=True, checked=False)
+                return Fp8(scales="block", must_divide="all inputs", whole_blocks=True, has_marlin=False)
             case "NVFP4":
                 return BlockFloat(width=4, group=self.group, scalars=4, expert_scalars=_EXPERT_SCALARS)
             case "W4A16_NVFP4":
@@ -212,7 +214,10 @@ def _aliases(name: str) -> tuple[str, ...]:
     names = [name]
     if name.endswith(".lm_head"):
         names.append("lm_head")
-    for here, there in (("language_model.model.", "model.language_model."), ("model.language_model.", "language_model.model.")):
+    for here, there in (
+        ("language_model.model.", "model.language_model."),
+        ("model.language_model.", "language_model.model."),
+    ):
         if name.startswith(here):
             names.append(there + name[len(here) :])
             break

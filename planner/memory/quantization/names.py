@@ -1,7 +1,7 @@
 """Which modules a checkpoint's lists mean: each of vLLM's ways of matching a module's name against a list.
 
-vLLM matches its own name of a module ("model.layers.3.self_attn.qkv_proj"), and for a fused one the names of its parts in
-the checkpoint ("...q_proj"); the parts must agree. Lists are compiled once: most entries are plain names.
+vLLM matches its own name of a module ("model.layers.3.self_attn.qkv_proj"), and for a fused one the names of its parts
+in the checkpoint ("...q_proj"); the parts must agree. Lists are compiled once: most entries are plain names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Quantizing a 16-bit checkpoint while loading it (layers/quantization/online/, experts_int8.py; 0.33).
 
-`--quantization fp8` on a checkpoint without a quantization_config is fp8_per_tensor. Weights are quantized layer by layer, so
-no 16-bit copy of the model is ever on the GPU.
+`--quantization fp8` on a checkpoint without a quantization_config is fp8_per_tensor. Weights are quantized layer by
+layer, so no 16-bit copy of the model is ever on the GPU.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Online(Quantization):
     of_linears: ClassVar[Scheme | None]
     of_experts: ClassVar[Scheme | None]
 
-    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+    def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
         return self.of_linears
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         return self.of_experts
 
 
@@ -79,22 +79,22 @@ class Nvfp4PerToken(BlockFloat):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineFp8(Online):
     facts = Facts("8-bit floating point, one scale per weight, quantized while loading", 8.0, 1)
-    of_linears = of_experts = Fp8(scales="tensor", checked=False)
+    of_linears = of_experts = Fp8(scales="tensor")
 
 
 @online_method("fp8_per_block")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineFp8Block(Online):
     facts = Facts("8-bit floating point in blocks of 128 x 128, quantized while loading", 8.002, 1)
-    of_linears = of_experts = Fp8(scales="block", checked=False)
+    of_linears = of_experts = Fp8(scales="block", must_divide="nothing", whole_blocks=True)
 
 
 @online_method("fp8_per_channel")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineFp8Channel(Online):
     facts = Facts("8-bit floating point, a scale per output channel, quantized while loading", 8.01, 1)
-    of_linears = Fp8PerChannel(scales="channel", checked=False)
-    of_experts = Fp8PerChannel(scales="channel", checked=False, cutlass_experts=True)
+    of_linears = Fp8PerChannel(scales="channel")
+    of_experts = Fp8PerChannel(scales="channel", cutlass_experts=True)
 
 
 @online_method("mxfp8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from planner.errors import Refusal
@@ -71,9 +72,7 @@ class Stack:
         return self.at.capability
 
     def padded(self, width: int, hidden: int | None = None) -> Stack:
-        return Stack(
-            self.name, self.count, self.shards, hidden or self.hidden, width, self.bias, self.experts, self.at
-        )
+        return Stack(self.name, self.count, self.shards, hidden or self.hidden, width, self.bias, self.experts, self.at)
 
     def weights(self, bits: int) -> tuple[int, int]:
         """Bytes of w13 and of w2 at so many bits a weight."""
@@ -109,9 +108,7 @@ class Stored:
 
     def linear(self, linear: Linear, rows: tuple[int, ...], inputs: int, at: Placement) -> Iterator[Tensor]:
         """The tensors of a linear layer, its bias included."""
-        m = Matrix(
-            at.prefix + linear.name, rows, inputs, linear.inputs, at.tp_size, linear.split == "column", at
-        )
+        m = Matrix(at.prefix + linear.name, rows, inputs, linear.inputs, at.tp_size, linear.split == "column", at)
         for name, nbytes in self.matrix(m):
             yield Tensor(f"{linear.name}.{name}", nbytes)
         if linear.bias:
@@ -157,10 +154,12 @@ class Fp8(Stored):
     block: tuple[int, int] = (128, 128)
     weight_only: bool = False
     """Activations stay in 16 bits: Marlin whatever the GPU (compressed_tensors_w8a16_fp8.py)."""
-    checked: bool = True
-    """Block shapes must divide; not where the weights are quantized while loading."""
+    must_divide: Literal["inputs", "shards", "all inputs", "nothing"] = "shards"
+    """What blocks must divide: the inputs of a rank; these and each part of its rows; modelopt's rule; nothing."""
     whole_blocks: bool = False
-    """Rows are padded to whole blocks (modelopt's FP8_PB_WO)."""
+    """Rows are padded to whole blocks (modelopt's FP8_PB_WO, online/fp8.py)."""
+    has_marlin: bool = True
+    """False where vLLM's method fails in Marlin's preparation."""
     cutlass_experts: bool = False
     """The method lets CUTLASS run the experts, which then keep three strides an expert (fused_moe/oracle/fp8.py)."""
 
@@ -179,9 +178,16 @@ class Fp8(Stored):
         return self.block[1] if self.scales == "block" else -1
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
-        if self.scales == "block" and self.checked:
+        if self.scales == "block":
             self._check(m)
         if self.on_marlin(m.capability):
+            if not self.has_marlin:
+                raise Refusal(
+                    "modelopt_fp8_capability",
+                    "'QKVParallelLinear' object has no attribute 'orig_dtype' (vLLM cannot run this ModelOpt FP8 "
+                    "algorithm on GPUs without native support for it)",
+                    "--quantization",
+                )
             n, k = marlin_padded(m.n, m.k, self._group)
             yield "weight", n * k
             yield "weight_scale", n * (k // self._group if self.scales == "block" else 1) * m.at.dtype_bytes
@@ -201,15 +207,27 @@ class Fp8(Stored):
     def _check(self, m: Matrix) -> None:
         """fp8_utils.validate_fp8_block_shape."""
         rows, columns = self.block
+        if self.must_divide == "all inputs" and m.k % columns:
+            raise Refusal(
+                "fp8_block_shape",
+                f"FP8_PB_WO requires in divisible by {columns}, got {m.k}",
+                "--tensor-parallel-size",
+            )
+        if self.must_divide in ("all inputs", "nothing"):
+            return
         if m.k != m.full_k and m.k % columns:
             raise _not_divisible("input_size_per_partition", m.k, f"block_k = {columns}")
         split = m.split_rows and m.tp_size > 1
+        if self.must_divide == "inputs" and len(m.rows) > 1:
+            return  # ColumnParallelLinear._maybe_allow_fp8_block_shape_mismatch
         parts = m.rows if split else m.rows[:-1]
         for part in parts:
             if part % rows:
                 raise _not_divisible("output_partition_size", part, f"block_n = {rows}")
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        if self.scales == "block" and self.must_divide == "nothing":
+            s = s.padded(round_up(s.width, self.block[0]))
         if self.on_marlin(s.capability):
             yield from self._marlin_stack(s)
             return
@@ -247,11 +265,12 @@ class Fp8(Stored):
         yield from s.biases(s.at.dtype_bytes)
         yield "w13_weight_scale", s.count * groups13 * p.up * s.at.dtype_bytes
         yield "w2_weight_scale", s.count * groups2 * s.hidden * s.at.dtype_bytes
+        if self.static:
+            yield "w13_input_scale", FP32
+            yield "w2_input_scale", FP32
 
     def _expert_block(self, s: Stack) -> tuple[int, int]:
         """The block of the experts' scales: finer where a rank's share is not whole blocks (oracle/fp8.py)."""
-        from math import gcd
-
         rows, columns = self.block
         sharded = s.at.tp_size > 1 and s.at.expert_parallel_size == 1
         if s.width % rows == 0 and (not sharded or s.width % columns == 0):
@@ -259,7 +278,7 @@ class Fp8(Stored):
         fine = gcd(rows, columns, s.width, s.hidden)
         if fine >= 32:
             return fine, fine
-        if self.checked and s.width % rows:
+        if s.width % rows:
             raise Refusal(
                 "fp8_block_experts",
                 f"The output_size of gate's and up's weight = {s.width} is not divisible by weight quantization "
@@ -404,6 +423,39 @@ class Packed(Stored):
         if self.zero_points:
             yield "w13_qzeros", s.count * (s.up * self.width // 8) * (s.hidden // group)
             yield "w2_qzeros", s.count * (s.hidden * self.width // 8) * (s.width // group)
+
+
+@dataclass(frozen=True)
+class PackedFp8Activations(Packed):
+    """4-bit weights with fp8 activations: CUTLASS on Hopper only (compressed_tensors_w4a8_fp8.py)."""
+
+    min_capability: ClassVar[int] = kernels.HOPPER
+
+    def matrix(self, m: Matrix) -> Iterator[Named]:
+        if m.n % 128 or m.k % 128 or self.group != 128 or m.capability != kernels.HOPPER:
+            raise Refusal(
+                "no_wna16_kernel",
+                "Failed to find a kernel that can implement the WNA16 linear layer. Reasons: CutlassW4A8LinearKernel "
+                f"cannot implement due to: K and N must be divisible by 128, got ({m.k}, {m.n}); it needs group_size "
+                "128 and compute capability 9.0",
+                "--tensor-parallel-size",
+            )
+        yield "weight_packed", m.n * m.k // 2
+        yield "weight_scale", m.n * (m.k // 128) * 8  # fp8, each packed eight times
+        yield "weight_chan_scale", m.n * FP32
+        yield "weight_shape", 16
+
+    def stack(self, s: Stack) -> Iterator[Named]:
+        for what, size in (("intermediate_size_per_partition", s.width), ("hidden_size", s.hidden)):
+            if size % 256:
+                raise Refusal("w4a8_experts_shape", f"{what}={size} must be divisible by 256", "--tensor-parallel-size")
+        w13, w2 = s.weights(4)
+        yield "w13_weight_packed", w13
+        yield "w2_weight_packed", w2
+        yield "w13_weight_scale", s.count * s.up * (s.hidden // self.group) * 8
+        yield "w2_weight_scale", s.count * s.hidden * (s.width // self.group) * 8
+        yield "w13_weight_chan_scale", s.count * s.up * FP32
+        yield "w2_weight_chan_scale", s.count * s.hidden * FP32
 
 
 def straddled(m: Matrix, group: int) -> Refusal:

@@ -53,6 +53,31 @@ def build_model(config: Config, name: str) -> Model:
     )
 
 
+_TEXT_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
+}
+"""What vLLM takes for a `text_config` that names no architecture (init_vllm_registered_model), by its model_type."""
+
+
+def build_text(config: Config, name: str) -> Model:
+    """The Model of a `text_config`, which often names its model_type only."""
+    if config.strs("architectures", default=()):
+        return build_model(config, name)
+    _load()
+    kind = config.str("model_type", default="")
+    architecture = _TEXT_ARCHITECTURES.get(kind)
+    if architecture not in _registry:
+        raise config.error("model_type", f"= {kind!r} is not a text model the planner knows; pass --ask-vllm")
+    return _registry[architecture](config, name)
+
+
 def _load() -> None:
     if not _registry:
         for module in _MODULES:

@@ -351,7 +351,7 @@ def decoder(
         first, last, everywhere, tied = (), (), (*first, *last, *everywhere), False
     return Model(
         name=name,
-        architecture=architecture or config.strs("architectures")[0],
+        architecture=architecture or next(iter(config.strs("architectures", default=())), ""),
         hidden_size=hidden,
         vocab_size=vocab,
         num_attention_heads=heads,

@@ -81,6 +81,7 @@ def llama_like(
     layer_norms: tuple[str, ...] = PRE_NORMS,
     norm_bias: bool = False,
     partial: float = 1.0,
+    positions_factor: int = 4,
     qkv_packed: tuple[str, ...] = QKV,
     mlp_packed: tuple[str, ...] = GATE_UP,
     **others: Any,
@@ -98,17 +99,17 @@ def llama_like(
         *gated_mlp(d.hidden, config.int("intermediate_size"), bias=mlp_bias, packed=mlp_packed),
         *norms(d.hidden, *layer_norms, bias=norm_bias),
     )
-    others.setdefault("everywhere", llama_rotary(config, d, partial))
+    others.setdefault("everywhere", llama_rotary(config, d, partial, positions_factor))
     others.setdefault("final_norm", norm("model.norm", d.hidden, bias=norm_bias))
     return stack(config, name, d, modules, local=local or windows(config, d.layers), **others)
 
 
-def llama_rotary(config: Config, d: Dims, partial: float = 1.0) -> tuple[Weight, ...]:
+def llama_rotary(config: Config, d: Dims, partial: float = 1.0, positions_factor: int = 4) -> tuple[Weight, ...]:
     """One rotary cache for all layers, sized by the config's max_position_embeddings, not by --max-model-len."""
     r = rope(config, partial=partial)
     longest = config.int("max_position_embeddings", default=_default_positions(config))
     if not config.has("dual_chunk_attention_config"):
-        return (rotary_cache(r, d.head_dim, longest),)
+        return (rotary_cache(r, d.head_dim, longest, positions_factor=positions_factor),)
     chunks = config.section("dual_chunk_attention_config")
     rows = chunks.int("chunk_size") - chunks.int("local_size")
     width = r.rotary_dim(d.head_dim)
@@ -175,9 +176,7 @@ def phi3(config: Config, name: str) -> Model:
 @family("Ernie4_5ForCausalLM")
 def ernie(config: Config, name: str) -> Model:
     """models/ernie45.py: Llama that drops the bias of o_proj."""
-    return llama_like(
-        config, name, qkv_bias=attention_bias(config), mlp_bias=config.bool("mlp_bias", default=False)
-    )
+    return llama_like(config, name, qkv_bias=attention_bias(config), mlp_bias=config.bool("mlp_bias", default=False))
 
 
 @family("Qwen2ForCausalLM", "Qwen2Model", "MiMoForCausalLM")
@@ -195,12 +194,21 @@ def qwen2(config: Config, name: str) -> Model:
 
 @family("Qwen3ForCausalLM", "Qwen3Model")
 def qwen3(config: Config, name: str) -> Model:
-    """models/qwen3.py: norms on q and k per head; attention_bias covers q, k and v."""
+    """models/qwen3.py."""
+    return qwen3_text(config, name)
+
+
+def qwen3_text(config: Config, name: str, *, positions_factor: int = 4) -> Model:
+    """Norms on q and k per head; attention_bias covers q, k and v.
+
+    positions_factor: 1 inside a vision-language model (qwen3_vl.py).
+    """
     return llama_like(
         config,
         name,
         qkv_bias=config.bool("attention_bias", default=False),
         qk_norm=True,
+        positions_factor=positions_factor,
         local=qwen_windows(config),
         cached=config.bool("is_causal", default=True),
     )
@@ -261,9 +269,7 @@ def internlm2(config: Config, name: str) -> Model:
     d = dims(config)
     modules = (
         *qkv_attention(d, prefix="attention", qkv_name="wqkv", o_name="wo", packed=("wqkv",)),
-        *gated_mlp(
-            d.hidden, config.int("intermediate_size"), prefix="feed_forward", down="w2", packed=("w1", "w3")
-        ),
+        *gated_mlp(d.hidden, config.int("intermediate_size"), prefix="feed_forward", down="w2", packed=("w1", "w3")),
         *norms(d.hidden, "attention_norm", "ffn_norm"),
     )
     return stack(
@@ -342,9 +348,7 @@ def chatglm(config: Config, name: str) -> Model:
         head="transformer.output_layer",
         # rope_ratio scales the base only; half of each head is rotated, whatever the config says.
         everywhere=(
-            Weight(
-                name="rotary_emb.cos_sin_cache", shape=(length, d.head_dim // 2), kind="buffer", group="other"
-            ),
+            Weight(name="rotary_emb.cos_sin_cache", shape=(length, d.head_dim // 2), kind="buffer", group="other"),
         ),
         layer_prefix="transformer.encoder.layers.",
         max_position=length,
@@ -389,9 +393,7 @@ def cohere(config: Config, name: str) -> Model:
 def solar(config: Config, name: str) -> Model:
     """models/solar.py: Llama with residuals across blocks, which store nothing."""
     bias = attention_bias(config)
-    return llama_like(
-        config, name, qkv_bias=bias, o_bias=bias, mlp_bias=config.bool("mlp_bias", default=False)
-    )
+    return llama_like(config, name, qkv_bias=bias, o_bias=bias, mlp_bias=config.bool("mlp_bias", default=False))
 
 
 @family("HyperCLOVAXForCausalLM")
@@ -491,9 +493,7 @@ def apertus(config: Config, name: str) -> Model:
     d = dims(config)
     bias = attention_bias(config)
     modules = (
-        *qkv_attention(
-            d, qkv_bias=config.bool("qkv_bias", default=bias), o_bias=bias, qk_norm=d.head_dim
-        ),
+        *qkv_attention(d, qkv_bias=config.bool("qkv_bias", default=bias), o_bias=bias, qk_norm=d.head_dim),
         *plain_mlp(
             d.hidden,
             config.int("intermediate_size"),
@@ -507,9 +507,7 @@ def apertus(config: Config, name: str) -> Model:
         Weight(name="mlp.act_fn.beta", shape=(), kind="buffer", group="mlp"),
         Weight(name="mlp.act_fn.eps", shape=(), kind="buffer", group="mlp"),
     )
-    return stack(
-        config, name, d, modules, local=windows(config, d.layers), everywhere=llama_rotary(config, d)
-    )
+    return stack(config, name, d, modules, local=windows(config, d.layers), everywhere=llama_rotary(config, d))
 
 
 @family("StableLmForCausalLM", "StableLMEpochForCausalLM")
@@ -535,7 +533,9 @@ def orion(config: Config, name: str) -> Model:
 def minicpm(config: Config, name: str) -> Model:
     """models/minicpm.py without experts: Llama with scalings, not split at its ends."""
     if config.int("num_experts", default=0, minimum=0):
-        raise InputError(f"{config.path('num_experts')}: MiniCPM with experts is not known to the planner; pass --ask-vllm")
+        raise InputError(
+            f"{config.path('num_experts')}: MiniCPM with experts is not known to the planner; pass --ask-vllm"
+        )
     return llama_like(config, name, split_ends=False)
 
 

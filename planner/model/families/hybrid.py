@@ -259,9 +259,8 @@ def mamba2(config: Config, name: str) -> Model:
         bias=config.bool("use_bias"),
     )
     layer = Layer(modules=(*mixer.modules(), *norm("norm", hidden)), state=mixer.recurrent())
-    return _mamba_model(
-        config, name, repeat(config.int("num_hidden_layers"), lambda _: layer), hidden, config.int("vocab_size")
-    )
+    layers = repeat(config.int("num_hidden_layers"), lambda _: layer)
+    return _mamba_model(config, name, layers, hidden, config.int("vocab_size"), supports_pp=False)
 
 
 # --- Mamba beside attention ----------------------------------------------------------------------------------------
@@ -590,7 +589,7 @@ def falcon_h1(config: Config, name: str) -> Model:
         more_states=(mixer.recurrent(),),
     )
     r = rope(config)
-    rotated = count(config, "attn_rotary_emb", d.head_dim)
+    rotated, tied = count(config, "attn_rotary_emb", d.head_dim), flag(config, "tie_word_embeddings")
     cache = rotary_cache(r, d.head_dim, config.int("max_position_embeddings"), rotary_dim=rotated)
     return decoder(
         config,
@@ -600,7 +599,8 @@ def falcon_h1(config: Config, name: str) -> Model:
         vocab=d.vocab,
         heads=d.heads,
         final_norm=norm("model.final_layernorm", d.hidden),
-        tie=flag(config, "tie_word_embeddings"),
+        tie=tied,
+        supports_pp=not tied,  # its class ties the head to an embedding that the last stage does not have
         everywhere=(cache,),
     )
 
@@ -804,7 +804,9 @@ def qwen3_5_text(config: Config, name: str, **others: object) -> Model:
     ssm = config.optional_str("mamba_ssm_dtype") or "auto"
     net = _delta_net(config, interleaved=False)
     layers = _delta_net_layers(config, d, net, lambda index: sparse, ssm)
-    everywhere = (rotary(config, d.head_dim), *tuple(others.pop("everywhere", ())))  # type: ignore[call-overload]
+    # Positions never exceed the tokens, so no room for four times as many (mrope_positions_factor).
+    cache = rotary(config, d.head_dim, positions_factor=1)
+    everywhere = (cache, *tuple(others.pop("everywhere", ())))  # type: ignore[call-overload]
     return unstaged_decoder(
         config,
         name,
@@ -876,7 +878,13 @@ def kimi_linear(config: Config, name: str) -> Model:
         packed=W123,
     )
     dense = gated_mlp(m.hidden, config.int("intermediate_size"))
-    attention = mla_attention(m, inner="self_attn")
+    attention = (
+        *mla_attention(m, inner="self_attn"),
+        *(
+            Weight(name=f"self_attn.{scale}", shape=(1,), kind="buffer", dtype="float32", group="attention")
+            for scale in ("_one_scale", "_q_scale_inv", "_k_scale_inv")
+        ),
+    )
     first, every = count(config, "first_k_dense_replace"), count(config, "moe_layer_freq", 1) or 1
 
     def kind(index: int) -> tuple[bool, bool]:

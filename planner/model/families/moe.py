@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.model.architecture import Layer, Model
-from planner.model.attention import KVAttention, LayerState, MLAttention
+from planner.model.attention import CompressedAttention, KVAttention, LayerState, MLAttention
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
@@ -160,9 +160,14 @@ def two_norms(hidden: int, *, bias: bool = False) -> tuple[Weight, ...]:
     )
 
 
-def rotary(config: Config, head_dim: int, r: Rope | None = None) -> Weight:
+def rotary(config: Config, head_dim: int, r: Rope | None = None, *, positions_factor: int = 4) -> Weight:
     """The one rotary cache of a model that calls get_rope() with the config's own parameters."""
-    return rotary_cache(rope(config) if r is None else r, head_dim, config.int("max_position_embeddings"))
+    return rotary_cache(
+        rope(config) if r is None else r,
+        head_dim,
+        config.int("max_position_embeddings"),
+        positions_factor=positions_factor,
+    )
 
 
 def layers_of(
@@ -365,7 +370,15 @@ def qwen2_moe(config: Config, name: str) -> Model:
 
 @family("Qwen3MoeForCausalLM")
 def qwen3_moe(config: Config, name: str) -> Model:
-    """models/qwen3_moe.py: norms on q and k per head; the router is built with the quantization config."""
+    """models/qwen3_moe.py."""
+    return qwen3_moe_text(config, name)
+
+
+def qwen3_moe_text(config: Config, name: str, *, positions_factor: int = 4) -> Model:
+    """Norms on q and k per head; the router is built with the quantization config.
+
+    positions_factor: 1 inside a vision-language model (qwen3_vl_moe.py).
+    """
     d = dims(config)
     shared = count(config, "shared_expert_intermediate_size")
     block = sparse_mlp(
@@ -377,11 +390,17 @@ def qwen3_moe(config: Config, name: str) -> Model:
         shared_gate=bool(shared),
     )
     attention = qkv_attention(d, qkv_bias=flag(config, "attention_bias"), qk_norm=d.head_dim)
-    return _qwen_moe(config, name, d, attention, block)
+    return _qwen_moe(config, name, d, attention, block, positions_factor=positions_factor)
 
 
 def _qwen_moe(
-    config: Config, name: str, d: Dims, attention: Sequence[Module], block: Sequence[Module]
+    config: Config,
+    name: str,
+    d: Dims,
+    attention: Sequence[Module],
+    block: Sequence[Module],
+    *,
+    positions_factor: int = 4,
 ) -> Model:
     layers = layers_of(
         d.layers,
@@ -399,7 +418,7 @@ def _qwen_moe(
         hidden=d.hidden,
         vocab=d.vocab,
         heads=d.heads,
-        everywhere=(rotary(config, d.head_dim),),
+        everywhere=(rotary(config, d.head_dim, positions_factor=positions_factor),),
     )
 
 
@@ -731,6 +750,168 @@ def partial_rope(config: Config, otherwise: float) -> Rope:
     return r if said else replace(r, partial=otherwise)
 
 
+# --- DeepSeek V4 ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedSinks:
+    """attn_sink of DeepSeek V4: fp32, padded to the 64 or 128 heads that FlashMLA's sparse decode kernel takes."""
+
+    name: str
+    heads: int
+    group: Group = "attention"
+
+    @property
+    def parameters(self) -> int:
+        return self.heads
+
+    def tensors(self, at: Placement) -> Iterator[Tensor]:
+        yield Tensor(self.name, 4 * (64 if divide(self.heads, at.tp_size) <= 64 else 128))
+
+
+def _v4_compressor(hidden: int, head_dim: int, ratio: int, prefix: str) -> tuple[Module, ...]:
+    """DeepseekCompressor (vllm/models/deepseek_v4/compressor.py): twice as wide where windows overlap, at ratio 4."""
+    width = (2 if ratio == 4 else 1) * head_dim
+    return (
+        Weight(name=f"{prefix}.ape", shape=(ratio, width), dtype="float32", group="attention"),
+        replace(_whole(f"{prefix}.fused_wkv_wgate", hidden, width, width), quantizable=False),
+        *norm(f"{prefix}.norm", head_dim),
+    )
+
+
+def _v4_attention(config: Config, ratio: int) -> tuple[Module, ...]:
+    """DeepseekV4Attention (vllm/models/deepseek_v4/attention.py); ratio 4 adds an indexer to the compressor."""
+    hidden, heads, head_dim = config.int("hidden_size"), config.int("num_attention_heads"), config.int("head_dim")
+    q_lora, o_lora, groups = config.int("q_lora_rank"), config.int("o_lora_rank"), config.int("o_groups")
+    fused = _whole("attn.fused_wqa_wkv", hidden, q_lora, head_dim)
+    modules: list[Module] = [
+        PaddedSinks(name="attn.attn_sink", heads=heads),
+        replace(fused, packed=("wq_a", "wkv")),
+        *norm("attn.q_norm", q_lora),
+        _column("attn.wq_b", q_lora, heads * head_dim),
+        *norm("attn.kv_norm", head_dim),
+        _column("attn.wo_a", heads * head_dim // groups, groups * o_lora),
+        Linear(name="attn.wo_b", inputs=groups * o_lora, outputs=(hidden,), split="row", group="attention"),
+    ]
+    if ratio > 1:
+        modules += _v4_compressor(hidden, head_dim, ratio, "attn.compressor")
+    if ratio == 4:
+        index_heads, index_dim = config.int("index_n_heads"), config.int("index_head_dim")
+        modules += [
+            _whole("attn.indexer.wq_b", q_lora, index_dim * index_heads),
+            replace(_whole("attn.indexer.weights_proj", hidden, index_heads), quantizable=False),
+            *_v4_compressor(hidden, index_dim, ratio, "attn.indexer.compressor"),
+        ]
+    return tuple(modules)
+
+
+def _v4_mixing(hidden: int, mult: int) -> tuple[Module, ...]:
+    """The hyper-connections around attention and MLP, all fp32."""
+    mix = (2 + mult) * mult
+    shapes = (("fn", (mix, mult * hidden)), ("base", (mix,)), ("scale", (3,)))
+    return tuple(
+        Weight(name=f"hc_{part}_{kind}", shape=shape, dtype="float32", group="other")
+        for part in ("attn", "ffn")
+        for kind, shape in shapes
+    )
+
+
+def _v4_ratios(config: Config, layers: int) -> tuple[int, ...]:
+    """How many tokens each layer's cache compresses into one; 1 for sliding-window layers."""
+    ratios = config.ints("compress_ratios")
+    per_layer(config, "compress_ratios", layers, ratios)
+    for ratio in ratios:
+        if ratio not in (0, 1, 4, 128):
+            raise config.error("compress_ratios", f"may only hold 0, 4 and 128, has {ratio}")
+    return tuple(max(1, ratio) for ratio in ratios[:layers])
+
+
+@family("DeepseekV4ForCausalLM")
+def deepseek_v4(config: Config, name: str) -> Model:
+    """vllm/models/deepseek_v4 (nvidia): sliding windows beside compressed caches, hyper-connections, hashed routing.
+
+    The first num_hash_layers layers route by token id, from a table; the experts of the others have a correction bias.
+    """
+    hidden, number = config.int("hidden_size"), config.int("num_hidden_layers", maximum=10_000)
+    vocab, heads, mult = config.int("vocab_size"), config.int("num_attention_heads"), config.int("hc_mult")
+    moe, hashed = moe_sizes(config, count="n_routed_experts"), count(config, "num_hash_layers", 3)
+    ratios = _v4_ratios(config, number)
+    shared = moe.intermediate * count(config, "n_shared_experts")
+    table = Weight(name="ffn.gate.tid2eid", shape=(vocab, moe.top_k), dtype="int32", group="mlp")
+    noaux = config.optional_str("topk_method") == "noaux_tc"
+
+    def layer(index: int) -> Layer:
+        is_hashed = index < hashed
+        return Layer(
+            modules=(
+                *_v4_attention(config, ratios[index]),
+                *sparse_mlp(
+                    hidden,
+                    moe,
+                    prefix="ffn",
+                    bias_at="ffn.gate" if noaux and not is_hashed else None,
+                    shared=shared,
+                    packed=W123,
+                    layout="deepseek_v4",
+                ),
+                *((table,) if is_hashed else ()),
+                *norm("attn_norm", hidden),
+                *norm("ffn_norm", hidden),
+                *_v4_mixing(hidden, mult),
+            ),
+            state=CompressedAttention(
+                heads=heads,
+                head_dim=config.int("head_dim"),
+                rope_dim=config.int("qk_rope_head_dim"),
+                sliding_window=config.int("sliding_window"),
+                compress_ratio=ratios[index],
+                index_head_dim=config.int("index_head_dim") if ratios[index] == 4 else None,
+            ),
+        )
+
+    fp32 = {"dtype": "float32", "group": "other"}
+    head = tuple(
+        Weight(name=f"model.hc_head_{kind}", shape=shape, **fp32)  # type: ignore[arg-type]
+        for kind, shape in (("fn", (mult, mult * hidden)), ("base", (mult,)), ("scale", (1,)))
+    )
+    broadcast = Weight(
+        name="hc_attn_fn_broadcast",
+        shape=((2 + mult) * mult, hidden),
+        kind="attr",
+        **fp32,  # type: ignore[arg-type]
+    )
+    return decoder(
+        config,
+        name,
+        layers=repeat(number, layer, lambda index: (ratios[index], index < hashed)),
+        hidden=hidden,
+        vocab=vocab,
+        heads=heads,
+        first=(Embedding(name="model.embed_tokens", rows=vocab, width=hidden), broadcast),
+        tie=False,
+        everywhere=(
+            *_v4_rotary(config, ratios),
+            EngineBuffer(name="model.topk_indices_buffer", rows="tokens", width=config.int("index_topk")),
+            *head,
+        ),
+    )
+
+
+def _v4_rotary(config: Config, ratios: Sequence[int]) -> tuple[Module, ...]:
+    """An fp32 cache for sliding-window layers, without scaling, and one for compressed layers, with it."""
+    positions, width = config.int("max_position_embeddings"), config.int("qk_rope_head_dim")
+    caches = []
+    if 1 in ratios:
+        caches.append(rotary_cache(Rope(parameters={}), width, positions, dtype="float32"))
+    if any(ratio > 1 for ratio in ratios):
+        caches.append(
+            rotary_cache(
+                deepseek_rope(config), width, positions, name="compress_rotary_emb", rotary_dim=width, dtype="float32"
+            )
+        )
+    return tuple(caches)
+
+
 # --- others --------------------------------------------------------------------------------------------------------
 
 
@@ -879,8 +1060,8 @@ def ernie45_moe(config: Config, name: str) -> Model:
     )
     first, every = count(config, "moe_layer_start_index"), count(config, "moe_layer_interval", 1) or 1
     last = config.optional_int("moe_layer_end_index", minimum=-1)
-    last = d.layers - 1 if last is None else last
-    used = flag(config, "use_moe", otherwise=True)
+    last = d.layers - 1 if last is None or last < 0 else last
+    used, tied = flag(config, "use_moe", otherwise=True), flag(config, "tie_word_embeddings")
     layers = layers_of(
         d.layers,
         qkv_attention(d, qkv_bias=bias),
@@ -897,7 +1078,8 @@ def ernie45_moe(config: Config, name: str) -> Model:
         hidden=d.hidden,
         vocab=d.vocab,
         heads=d.heads,
-        tie=flag(config, "tie_word_embeddings"),
+        tie=tied,
+        supports_pp=not tied,  # its class ties the head to an embedding that the last stage does not have
         everywhere=(rotary(config, d.head_dim),),
     )
 
@@ -911,8 +1093,8 @@ def llama4(config: Config, name: str) -> Model:
 def llama4_text(config: Config, name: str, **others: object) -> Model:
     """The decoder of models/llama4.py, alone or as the language model of models/mllama4.py.
 
-    Layers with rotary positions attend within chunks; those without attend to everything. The norms on q and k have
-    no weights.
+    Layers with rotary positions attend within chunks; those without attend to everything. The norm on q and k has no
+    parameter, but vLLM keeps a tensor of ones for it.
     """
     d = dims(config)
     moe = moe_sizes(config, width="intermediate_size")
@@ -928,6 +1110,8 @@ def llama4_text(config: Config, name: str, **others: object) -> Model:
     step = count(config, "interleave_moe_layer_step", 1)
     ropes = _llama4_ropes(config, d.layers)
     chunk = config.optional_int("attention_chunk_size")
+    qk_norm = flag(config, "use_qk_norm")
+    qk_ones = Weight(name="self_attn.qk_norm.weight", shape=(d.head_dim,), dtype="float32", kind="attr")
 
     def layer(index: int) -> Layer:
         state = KVAttention(
@@ -937,7 +1121,8 @@ def llama4_text(config: Config, name: str, **others: object) -> Model:
             chunk_size=(chunk or None) if ropes[index] else None,
         )
         mlp = sparse if step > 0 and (index + 1) % step == 0 else dense
-        return Layer(modules=(*qkv_attention(d), *mlp, *two_norms(d.hidden)), state=state)
+        ones = (qk_ones,) if ropes[index] and qk_norm else ()
+        return Layer(modules=(*qkv_attention(d), *ones, *mlp, *two_norms(d.hidden)), state=state)
 
     everywhere = (rotary(config, d.head_dim), *_extra(others))
     return decoder(

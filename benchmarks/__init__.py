@@ -1,0 +1,1 @@
+"""Speed, measured where it is wanted and never asserted in a test: `make bench`."""

@@ -1,0 +1,93 @@
+"""KV cache flags that vLLM refuses before it looks for an attention backend: one entry per rule, with its own sentence.
+
+Mirrors config/vllm.py _reject_mismatched_float_kv_cache and validate_nvfp4_kv_cache_with_mla, and config/model.py
+verify_with_parallel_config (0.33). What a backend refuses is in planner/engine/backends.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planner.engine.defaults import Engine
+from planner.errors import Refusal
+from planner.model.architecture import Model
+from planner.model.attention import KVAttention, MLAttention
+
+Check = Callable[[Model, Engine, str], Refusal | None]
+
+
+def check(model: Model, engine: Engine, kv_cache_dtype: str) -> None:
+    """Raise the first refusal, in the order in which vLLM would."""
+    for since, rule in RULES:
+        refusal = rule(model, engine, kv_cache_dtype) if engine.vllm_version >= since else None
+        if refusal is not None:
+            raise refusal
+
+
+def _other_float(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
+    if kv_cache_dtype not in ("float16", "bfloat16") or kv_cache_dtype == engine.dtype:
+        return None
+    allowed = f"`auto` or `{engine.dtype}`" if engine.dtype in ("float16", "bfloat16") else "`auto`"
+    return Refusal(
+        "kv_cache_dtype_mismatch",
+        f'kv_cache_dtype="{kv_cache_dtype}" is incompatible with dtype="{engine.dtype}". '
+        f"Please set `--kv-cache-dtype` to {allowed}.",
+        "--kv-cache-dtype",
+    )
+
+
+def _nvfp4_with_mla(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
+    if not kv_cache_dtype.startswith("nvfp4") or kv_cache_dtype.endswith("_ds_mla") or not _uses_mla(model):
+        return None
+    return Refusal(
+        "kv_cache_dtype_needs_attention",
+        "nvfp4 KV cache is not supported with MLA (Multi-head Latent Attention) backends. Please use a different "
+        "--kv-cache-dtype (e.g., 'fp8', 'auto', or 'nvfp4_ds_mla' with a sparse MLA backend) for MLA models such as "
+        "DeepSeek.",
+        "--kv-cache-dtype",
+    )
+
+
+def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
+    dcp, tp = engine.decode_context_parallel_size, engine.tensor_parallel_size
+    if dcp == 1 or _uses_mla(model):
+        return None
+    kv_heads = max((s.kv_heads for layer in model.layers for s in layer.states if isinstance(s, KVAttention)), default=0)
+    if not kv_heads:
+        return None
+    flag, per_kv = "--decode-context-parallel-size", model.num_attention_heads // kv_heads
+    if tp <= kv_heads:
+        return Refusal(
+            "dcp_needs_tp",
+            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to be greater than the "
+            f"model's total number of KV heads ({kv_heads}). Increase `--tensor-parallel-size` or set "
+            "`--decode-context-parallel-size 1`.",
+            flag,
+        )
+    if dcp > tp // kv_heads:
+        return Refusal(
+            "dcp_too_large",
+            f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value ({tp // kv_heads}) for "
+            f"`--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads.",
+            flag,
+        )
+    if per_kv % dcp:
+        return Refusal(
+            "dcp_not_divisible",
+            f"The model's number of query heads per KV head ({per_kv}) must be divisible by "
+            f"`--decode-context-parallel-size` ({dcp}) for GQA/MQA.",
+            flag,
+        )
+    return None
+
+
+def _uses_mla(model: Model) -> bool:
+    return any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
+
+
+RULES: tuple[tuple[tuple[int, ...], Check], ...] = (
+    ((0, 10), _context_parallel),
+    ((0, 24), _nvfp4_with_mla),
+    ((0, 33), _other_float),
+)
+"""(first version, rule)."""

@@ -1,0 +1,148 @@
+"""What the same model would be as a quantized checkpoint: the usual recipe of each format (`--what-if-quantization`).
+
+One table; nothing here has been seen in a checkpoint, so what comes of it is marked `assumed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from planner.errors import InputError
+from planner.memory.quantization import Facts, Quantization, quantization
+
+if TYPE_CHECKING:
+    from planner.model.architecture import Model
+
+_KEPT = (
+    r"lm_head",
+    r"embed_tokens",
+    r"(^|\.)(gate|router|shared_expert_gate)$",
+    r"(^|\.)(visual|vision_tower|vision_model|multi_modal_projector|mm_projector|audio_tower|embed_vision)\.",
+)
+"""What every recipe leaves in 16 bits: embeddings, lm_head, routers, vision and audio towers."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a format's tools quantize a model unless told otherwise."""
+
+    facts: Facts
+    parameters: Callable[[], Mapping[str, object]]
+    """The quantization_config that such a checkpoint would have."""
+    min_capability: int = 75
+    """Below it vLLM refuses the checkpoint."""
+    native_capability: int | None = None
+    """From here on the GPU computes in the format; below, only memory is saved."""
+
+
+def _group(weights: Mapping[str, object], inputs: Mapping[str, object] | None, form: str) -> Mapping[str, object]:
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "config_groups": {
+            "group_0": {"targets": ["Linear"], "weights": {"symmetric": True, **weights}, "input_activations": inputs}
+        },
+        "ignore": [f"re:.*{pattern}" for pattern in _KEPT],
+    }
+
+
+def _int(bits: int, **others: object) -> dict[str, object]:
+    return {"num_bits": bits, "type": "int", **others}
+
+
+def _float(bits: int, **others: object) -> dict[str, object]:
+    return {"num_bits": bits, "type": "float", **others}
+
+
+def _awq() -> Mapping[str, object]:
+    kept = ("lm_head", ".gate.", "router", "shared_expert_gate", "visual.", "vision_", "multi_modal_projector")
+    return {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": 128,
+        "zero_point": True,
+        "modules_to_not_convert": [*kept],
+    }
+
+
+def _gptq(bits: int) -> Mapping[str, object]:
+    return {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": 128,
+        "sym": True,
+        "desc_act": False,
+        "dynamic": {f"-:.*{pattern}": {} for pattern in _KEPT},
+    }
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "fp8": Recipe(
+        Facts("8-bit floating point weights (a scale per channel) and activations", 8.01, 1),
+        lambda: _group(_float(8, strategy="channel"), _float(8, strategy="token", dynamic=True), "float-quantized"),
+        native_capability=89,
+    ),
+    "fp8_block": Recipe(
+        Facts("8-bit floating point weights in blocks of 128 x 128, as DeepSeek and Qwen publish them", 8.002, 1),
+        lambda: _group(
+            _float(8, strategy="block", block_structure=[128, 128]),
+            _float(8, strategy="group", group_size=128, dynamic=True),
+            "float-quantized",
+        ),
+        native_capability=90,
+    ),
+    "w8a8": Recipe(
+        Facts("8-bit integer weights (a scale per channel) and activations", 8.01, 1),
+        lambda: _group(_int(8, strategy="channel"), _int(8, strategy="token", dynamic=True), "int-quantized"),
+    ),
+    "w8a16": Recipe(
+        Facts("8-bit integer weights in groups of 128, 16-bit activations", 8.13, 1),
+        lambda: _group(_int(8, strategy="group", group_size=128), None, "pack-quantized"),
+    ),
+    "gptq-int8": Recipe(Facts("8-bit integer weights (GPTQ) in groups of 128", 8.13, 1), lambda: _gptq(8)),
+    "nvfp4": Recipe(
+        Facts("4-bit floating point weights and activations, scaled per 16", 4.5, 2),
+        lambda: _group(
+            _float(4, strategy="tensor_group", group_size=16),
+            _float(4, strategy="tensor_group", group_size=16, dynamic="local"),
+            "nvfp4-pack-quantized",
+        ),
+        native_capability=100,
+    ),
+    "mxfp4": Recipe(
+        Facts("4-bit floating point weights, scaled per 32", 4.25, 3),
+        lambda: _group(
+            _float(4, strategy="group", group_size=32, scale_dtype="torch.uint8"), None, "mxfp4-pack-quantized"
+        ),
+        native_capability=100,
+    ),
+    "awq": Recipe(
+        Facts("4-bit integer weights with zero points in groups of 128, chosen by activations", 4.25, 2), _awq
+    ),
+    "gptq": Recipe(Facts("4-bit integer weights (GPTQ) in groups of 128", 4.13, 2), lambda: _gptq(4)),
+    "w4a16": Recipe(
+        Facts("4-bit integer weights in groups of 128, 16-bit activations", 4.13, 2),
+        lambda: _group(_int(4, strategy="group", group_size=128), None, "pack-quantized"),
+    ),
+}
+"""By the name that `--what-if-quantization` takes, the gentlest first."""
+
+_SAME = {"int8": "w8a8", "int4": "w4a16", "gptq-int4": "gptq", "fp4": "nvfp4"}
+
+
+def what_if(model: Model, name: str) -> Quantization:
+    """The Quantization of an imagined checkpoint of this model. InputError where the format is unknown."""
+    recipe = recipe_for(name)
+    made = quantization(recipe.parameters(), model, f"--what-if-quantization {name}")
+    return replace(made, assumed=True, facts_of_recipe=recipe.facts)
+
+
+def recipe_for(name: str) -> Recipe:
+    """The recipe of a format. InputError with the known ones."""
+    key = name.lower().replace("_", "-") if name.lower() not in RECIPES else name.lower()
+    key = _SAME.get(key, key)
+    if key not in RECIPES:
+        raise InputError(f"--what-if-quantization {name}: unknown format; known are {', '.join(RECIPES)}")
+    return RECIPES[key]

@@ -1,0 +1,76 @@
+"""Asks the vLLM installed here for a few rows of the golden files again, and compares."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from planner.engine.ask_vllm import GpuFacts, VllmProcess, ask
+from planner.errors import InputError
+from tests.golden.cases import AMOUNTS, GPUS, Case, parallel, read_configs
+from tests.golden.make_golden import kv_row, request_of, weights_row
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+# Dense, sliding-window hybrid, AWQ, MLA with experts under tensor parallel, Mamba hybrid in two stages, online fp8.
+# All of them are the same in vLLM 0.32 and 0.33.
+ROWS = [
+    Case("meta-llama/Llama-3.2-1B-Instruct", kv=True),
+    Case("google/gemma-3-270m-it", kv=True),
+    Case("Qwen/Qwen2.5-1.5B-Instruct-AWQ", args=parallel(2), kv=True),
+    Case("deepseek-ai/DeepSeek-V2-Lite", args=parallel(4), kv=True),
+    Case("ibm-granite/granite-4.0-h-tiny", args=parallel(1, 2), kv=True),
+    Case("meta-llama/Llama-3.1-8B-Instruct", args=parallel(2, quantization="fp8")),
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM is installed"),
+]
+
+
+def golden(name: str) -> dict[str, dict]:
+    """The rows of one golden file by what was asked."""
+    with gzip.open(GOLDEN / f"{name}.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    return {Case(row["model"], row["gpu"], row["args"], row.get("recipe")).id(): row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, dict]:
+    configs = read_configs(ROOT / "hf_configs")
+    with VllmProcess(GpuFacts(**GPUS["h100"])) as vllm:
+        return {case.id(): vllm.ask(request_of(case, configs), timeout_s=300) for case in ROWS}
+
+
+@pytest.mark.parametrize("case", ROWS, ids=Case.id)
+def test_weights_are_what_vllm_allocates(case: Case, answers: dict[str, dict]) -> None:
+    expected = golden("weights")[case.id()]
+    assert weights_row(case, answers[case.id()], "") | {"vllm": expected["vllm"]} == expected
+
+
+@pytest.mark.parametrize("case", [case for case in ROWS if case.kv], ids=Case.id)
+def test_kv_cache_is_planned_as_vllm_plans_it(case: Case, answers: dict[str, dict]) -> None:
+    expected = golden("kv")[case.id()]
+    assert kv_row(case, answers[case.id()], "") | {"vllm": expected["vllm"]} == expected
+
+
+def test_a_second_question_is_answered_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_FIT_CACHE", str(tmp_path))
+    config, files = read_configs(ROOT / "hf_configs")["google/gemma-3-270m-it"]
+    gpu = GpuFacts(**GPUS["h100"])
+    first = ask(config, {}, gpu, files=files, available_bytes=AMOUNTS[:1])
+    assert first["stages"][0]["total"] > 0
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_text(json.dumps({"from": "the cache"}))
+    assert ask(config, {}, gpu, files=files, available_bytes=AMOUNTS[:1]) == {"from": "the cache"}
+
+
+def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no vLLM in"):
+        ask({}, {}, GpuFacts(**GPUS["h100"]), vllm_source=tmp_path)
