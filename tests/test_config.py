@@ -236,7 +236,7 @@ def test_each_type_is_checked() -> None:
     assert config.section("object").int("n") == 1
     assert [item.int("n") for item in config.sections("objects")] == [1, 2]
     assert config.sections("objects")[1].path("n") == "objects[1].n"
-    readers = {
+    readers: dict[str, Callable[[str], Any]] = {
         "int": config.int, "number": config.number, "bool": config.bool, "str": config.str, "ints": config.ints,
         "strs": config.strs, "object": config.section, "objects": config.sections,
     }  # fmt: skip

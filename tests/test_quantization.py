@@ -354,29 +354,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = [
-    "bits",
-    "group_size",
-    "sym",
-    "desc_act",
-    "zero_point",
-    "modules_to_not_convert",
-    "dynamic",
-    "lm_head",
-    "ignore",
-    "activation_scheme",
-    "weight_block_size",
-    "config_groups",
-    "format",
-    "kv_cache_scheme",
-    "quant_algo",
-    "quantization",
-    "exclude_modules",
-    "quantized_layers",
-    "producer",
-    "modules_in_block_to_quantize",
-    "load_in_8bit",
-]
+KEYS = (
+    "bits", "group_size", "sym", "desc_act", "zero_point", "modules_to_not_convert", "dynamic", "lm_head", "ignore",
+    "activation_scheme", "weight_block_size", "config_groups", "format", "kv_cache_scheme", "quant_algo",
+    "quantization", "exclude_modules", "quantized_layers", "producer", "modules_in_block_to_quantize", "load_in_8bit",
+)  # fmt: skip
 SOUND = [AWQ, GPTQ, FP8, CT, {"quant_method": "modelopt", "quant_algo": "FP8"}, {"quant_method": "mxfp4"}]
 
 
@@ -433,7 +415,7 @@ def test_what_if_formats(base: str) -> None:
     )
     for name in what_if_formats():
         if name == "fp8_block" and base == "DS":
-            continue
+            continue  # 10944 rows are no multiple of 128
         made = what_if(model, name)
         assert made.assumed
         weights = total(model, Placement(capability=90, quantization=made)) - kept

@@ -118,7 +118,7 @@ class Backend:
         layers/attention/attention.py _largest_kernel_block_within (0.33).
         """
         sizes = self.block_sizes(query)
-        if not self.exact and self.sizes is None:
+        if not self.exact and sizes == self.blocks:
             base = sizes[0]
             sizes = (max(base, block_size // base * base),)
         fitting = [size for size in sizes if size <= block_size]
@@ -261,6 +261,10 @@ def _fa_mla_check(query: Query) -> str | None:
 
 
 def _flashmla_check(query: Query) -> str | None:
+    if query.sparse:
+        if query.major in (9, 10):
+            return None
+        return "FlashMLA Sparse is only supported on Hopper and Blackwell DC devices."
     return None if query.major == 9 else "FlashMLA Dense is only supported on Hopper devices."
 
 
@@ -532,7 +536,7 @@ BACKENDS = {
         # Composites: image prefixes to Triton, the rest to the faster one.
         Backend(
             name="TRITON_FLASH_ATTN",
-            heads=lambda size: size % 8 == 0,
+            heads=lambda size: size in (256, 512),
             kv_check=lambda q: q.kv_cache_dtype in (*_PLAIN, *_FP8) and _fa_kv(q),
             majors=(9,),
             sinks=lambda q: q.major in (9, 10),

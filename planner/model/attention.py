@@ -27,6 +27,8 @@ class KVAttention:
     chunk_size: int | None = None
     """attention_chunk_size of Llama 4's local layers."""
     sinks: bool = False
+    index_head_size: int | None = None
+    """Keys of MiniMax-M3's sparse indexer, one vector a token in a cache of its own; None without one."""
 
     @property
     def value_size(self) -> int:
@@ -86,7 +88,7 @@ class RecurrentState:
     """The fixed-size state of a Mamba, gated-delta-net, linear-attention or short-convolution layer (MambaSpec)."""
 
     type: str
-    """vLLM's mamba_type: mamba1, mamba2, gdn_attention, linear_attention, short_conv …"""
+    """mamba1, mamba2, gdn_attention, kda, linear_attention, short_conv …: vLLM's mamba_type, and kda for Kimi's delta net."""
     states: tuple[StateShape, ...]
 
     def nbytes(

@@ -166,11 +166,10 @@ def _indexed_files(folder: Path) -> list[str]:
     weight_map = strict_json.parse_object(content, where).get("weight_map")
     if not isinstance(weight_map, dict):
         raise InputError(f"{where}: has no weight_map; download the file again")
-    files = dict.fromkeys(weight_map.values())
-    for name in files:
+    for name in weight_map.values():
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
             raise InputError(f"{where}: weight_map names {shown(name)}, not a safetensors file of the folder")
-    return list(files)
+    return list(dict.fromkeys(weight_map.values()))
 
 
 def _without_duplicates(names: list[str]) -> list[str]:

@@ -407,8 +407,8 @@ def _offload(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
     missing = goal.concurrency * kv.bytes_for_one_request + 2 * kv.bytes_per_block
     missing -= min(rank.available_kv_bytes for rank in now.ranks)
     offload = ceil_div(int(missing), GIB)
-    if offload <= 0:
-        return
+    if offload <= 0 or offload * GIB > inputs.gpu.known_memory():
+        return  # every step reads it over PCIe: beyond a card's worth nobody would wait for the answer
     yield Change(
         summary=f"{offload} GiB of weights per GPU stay in host memory and are read over PCIe in every step",
         args={"cpu_offload_gb": offload},

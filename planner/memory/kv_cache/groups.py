@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from planner.memory.kv_cache.specs import CannotUnify, ChunkedSpec, Demand, FullSpec, MLASpec, SlidingSpec, Spec
+from planner.errors import Refusal
+from planner.memory.kv_cache.specs import CannotUnify, ChunkedSpec, Demand, FullSpec, SlidingSpec, Spec
 from planner.memory.kv_cache.versions import Rules
 from planner.units import ceil_div
 
@@ -60,10 +61,12 @@ class CacheGroup:
 
 def cache_groups(layers: Sequence[CacheLayer], rules: Rules, *, hybrid_manager: bool) -> tuple[CacheGroup, ...]:
     """The groups that vLLM forms."""
-    if not hybrid_manager or not rules.hybrid:
-        layers = promoted(layers)
     if not layers:
         return ()
+    if not hybrid_manager or not rules.hybrid:
+        layers = promoted(layers)
+        if not _is_uniform(layer.spec for layer in layers):
+            raise Refusal("hybrid_manager_needed", rules.not_uniform, "--disable-hybrid-kv-cache-manager")
     if _is_uniform(layer.spec for layer in layers):
         return (CacheGroup(layers=tuple(layers)),)
     try:
@@ -131,5 +134,3 @@ def group_size(counts: Sequence[int], rules: Rules) -> int:
             return most
     return least
 
-
-__all__ = ["CacheGroup", "CacheLayer", "MLASpec", "cache_groups", "group_size", "promoted", "unified"]

@@ -22,7 +22,7 @@ def uses_hybrid_manager(model: Model, engine: Engine) -> bool:
     if engine.disable_hybrid_kv_cache_manager:
         return False
     version = engine.vllm_version
-    if version >= (0, 10) and _has_chunks(model):
+    if (0, 10) <= version < (0, 14) and _has_chunks(model):
         return False
     if version < (0, 20) and engine.args.get("kv_events_config"):
         return False
@@ -31,7 +31,7 @@ def uses_hybrid_manager(model: Model, engine: Engine) -> bool:
 
 
 def _has_chunks(model: Model) -> bool:
-    """Llama 4's chunks: off by default because of latency (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE)."""
+    """Llama 4's chunks: then off by default for latency (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE)."""
     return any(
         isinstance(state, KVAttention) and state.chunk_size is not None
         for layer in model.layers

@@ -53,7 +53,7 @@ class CacheModel:
     engine: Engine
     gpu: Gpu
     kv_cache_dtype: str
-    """What the flag or the checkpoint says."""
+    """What the flag, the checkpoint or a model's own rule says (plan.resolved_kv_dtype)."""
     draft: tuple[LayerState, ...] = ()
     """What a speculative draft's layers keep, on the last pipeline stage."""
 

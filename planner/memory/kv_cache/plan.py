@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planner.engine.defaults import Engine
@@ -67,11 +67,41 @@ def cache_model(
     model: Model, engine: Engine, gpu: Gpu, checkpoint_kv_dtype: str | None = None
 ) -> CacheModel:
     """checkpoint_kv_dtype: the checkpoint's own KV scheme (dtypes.checkpoint_kv_dtype), for --kv-cache-dtype auto."""
+    name = resolved_kv_dtype(model, engine, gpu, checkpoint_kv_dtype)
+    legal.check(model, engine, name)
+    return CacheModel(model=model, engine=engine, gpu=gpu, kv_cache_dtype=name)
+
+
+def resolved_kv_dtype(model: Model, engine: Engine, gpu: Gpu, checkpoint_kv_dtype: str | None) -> str:
+    """cache_dtype before the layers are built: flag, checkpoint, then the model's own rule (models/config.py)."""
     name = engine.kv_cache_dtype
     if name == "auto" and checkpoint_kv_dtype is not None:
         name = checkpoint_kv_dtype
-    legal.check(model, engine, name)
-    return CacheModel(model=model, engine=engine, gpu=gpu, kv_cache_dtype=name)
+    for architectures, since, until, rule in _MODEL_DTYPES:
+        if model.architecture in architectures and since <= engine.vllm_version < until:
+            name = rule(name, gpu.capability)
+    return name
+
+
+def _sparse_deepseek(name: str, capability: int | None) -> str:
+    return "auto" if name == "bfloat16" else name
+
+
+def _old_sparse_deepseek(name: str, capability: int | None) -> str:
+    return "fp8_ds_mla" if name.startswith("fp8") else _sparse_deepseek(name, capability)
+
+
+def _fp8_on_blackwell(name: str, capability: int | None) -> str:
+    return "fp8_e4m3" if name == "auto" and capability is not None and capability // 10 == 10 else name
+
+
+_DtypeRule = Callable[[str, int | None], str]
+_MODEL_DTYPES: tuple[tuple[frozenset[str], tuple[int, int], tuple[int, int], _DtypeRule], ...] = (
+    (frozenset({"DeepseekV32ForCausalLM"}), (0, 11), (0, 18), _old_sparse_deepseek),
+    (frozenset({"DeepseekV32ForCausalLM"}), (0, 18), (1, 0), _sparse_deepseek),
+    (frozenset({"GlmMoeDsaForCausalLM"}), (0, 33), (1, 0), _fp8_on_blackwell),
+)
+"""(architectures, first version, first version without it, rule over cache_dtype and compute capability)."""
 
 
 def demand_of(engine: Engine, layout: Layout) -> Demand:

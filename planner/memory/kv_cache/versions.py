@@ -64,6 +64,10 @@ class Rules:
     """The attention backend decides the block size; before, a table for MLA."""
     mixed_dtypes: bool = False
     """Blocks grow where layers of several KV dtypes share a pool."""
+    not_uniform: str = (
+        "Hybrid KV cache manager is disabled but failed to convert the KV cache specs to one unified type."
+    )
+    """Where a model cannot do without the hybrid manager."""
     wording: str = "0.6"
     """Which sentences of planner.memory.kv_cache.messages."""
 
@@ -85,6 +89,7 @@ _CHANGES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((0, 26), {"concurrent_batches": True, "window_blocks": True}),
     ((0, 28), {"mamba_all_first": False, "hybrid_mla_alignment": 128, "mixed_dtypes": True}),
     ((0, 29), {"null_block": True}),
+    ((0, 28), {"not_uniform": "Failed to promote local KV cache specs to one unified type."}),
     ((0, 31), {"common_block_size": True}),
     ((0, 32), {"hybrid_every_backend": True, "mamba2_checkpoint": True, "mamba_modes": ("none", "align")}),
     ((0, 33), {"gdn_checkpoint": True}),

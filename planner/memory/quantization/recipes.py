@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.memory.quantization import Facts, Quantization, quantization
+from planner.model.modules import Experts
 
 if TYPE_CHECKING:
     from planner.model.architecture import Model
@@ -29,8 +30,8 @@ class Recipe:
     """How a format's tools quantize a model unless told otherwise."""
 
     facts: Facts
-    parameters: Callable[[], Mapping[str, object]]
-    """The quantization_config that such a checkpoint would have."""
+    parameters: Callable[[int], Mapping[str, object]]
+    """The quantization_config that such a checkpoint would have, for a size of groups."""
     min_capability: int = 75
     """Below it vLLM refuses the checkpoint."""
     native_capability: int | None = None
@@ -56,22 +57,22 @@ def _float(bits: int, **others: object) -> dict[str, object]:
     return {"num_bits": bits, "type": "float", **others}
 
 
-def _awq() -> Mapping[str, object]:
+def _awq(group: int) -> Mapping[str, object]:
     kept = ("lm_head", ".gate.", "router", "shared_expert_gate", "visual.", "vision_", "multi_modal_projector")
     return {
         "quant_method": "awq",
         "bits": 4,
-        "group_size": 128,
+        "group_size": group,
         "zero_point": True,
         "modules_to_not_convert": [*kept],
     }
 
 
-def _gptq(bits: int) -> Mapping[str, object]:
+def _gptq(bits: int, group: int) -> Mapping[str, object]:
     return {
         "quant_method": "gptq",
         "bits": bits,
-        "group_size": 128,
+        "group_size": group,
         "sym": True,
         "desc_act": False,
         "dynamic": {f"-:.*{pattern}": {} for pattern in _KEPT},
@@ -81,12 +82,12 @@ def _gptq(bits: int) -> Mapping[str, object]:
 RECIPES: Mapping[str, Recipe] = {
     "fp8": Recipe(
         Facts("8-bit floating point weights (a scale per channel) and activations", 8.01, 1),
-        lambda: _group(_float(8, strategy="channel"), _float(8, strategy="token", dynamic=True), "float-quantized"),
+        lambda _: _group(_float(8, strategy="channel"), _float(8, strategy="token", dynamic=True), "float-quantized"),
         native_capability=89,
     ),
     "fp8_block": Recipe(
         Facts("8-bit floating point weights in blocks of 128 x 128, as DeepSeek and Qwen publish them", 8.002, 1),
-        lambda: _group(
+        lambda _: _group(
             _float(8, strategy="block", block_structure=[128, 128]),
             _float(8, strategy="group", group_size=128, dynamic=True),
             "float-quantized",
@@ -95,16 +96,16 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "w8a8": Recipe(
         Facts("8-bit integer weights (a scale per channel) and activations", 8.01, 1),
-        lambda: _group(_int(8, strategy="channel"), _int(8, strategy="token", dynamic=True), "int-quantized"),
+        lambda _: _group(_int(8, strategy="channel"), _int(8, strategy="token", dynamic=True), "int-quantized"),
     ),
     "w8a16": Recipe(
         Facts("8-bit integer weights in groups of 128, 16-bit activations", 8.13, 1),
-        lambda: _group(_int(8, strategy="group", group_size=128), None, "pack-quantized"),
+        lambda group: _group(_int(8, strategy="group", group_size=group), None, "pack-quantized"),
     ),
-    "gptq-int8": Recipe(Facts("8-bit integer weights (GPTQ) in groups of 128", 8.13, 1), lambda: _gptq(8)),
+    "gptq-int8": Recipe(Facts("8-bit integer weights (GPTQ) in groups of 128", 8.13, 1), lambda group: _gptq(8, group)),
     "nvfp4": Recipe(
         Facts("4-bit floating point weights and activations, scaled per 16", 4.5, 2),
-        lambda: _group(
+        lambda _: _group(
             _float(4, strategy="tensor_group", group_size=16),
             _float(4, strategy="tensor_group", group_size=16, dynamic="local"),
             "nvfp4-pack-quantized",
@@ -113,7 +114,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "mxfp4": Recipe(
         Facts("4-bit floating point weights, scaled per 32", 4.25, 3),
-        lambda: _group(
+        lambda _: _group(
             _float(4, strategy="group", group_size=32, scale_dtype="torch.uint8"), None, "mxfp4-pack-quantized"
         ),
         native_capability=100,
@@ -121,10 +122,10 @@ RECIPES: Mapping[str, Recipe] = {
     "awq": Recipe(
         Facts("4-bit integer weights with zero points in groups of 128, chosen by activations", 4.25, 2), _awq
     ),
-    "gptq": Recipe(Facts("4-bit integer weights (GPTQ) in groups of 128", 4.13, 2), lambda: _gptq(4)),
+    "gptq": Recipe(Facts("4-bit integer weights (GPTQ) in groups of 128", 4.13, 2), lambda group: _gptq(4, group)),
     "w4a16": Recipe(
         Facts("4-bit integer weights in groups of 128, 16-bit activations", 4.13, 2),
-        lambda: _group(_int(4, strategy="group", group_size=128), None, "pack-quantized"),
+        lambda group: _group(_int(4, strategy="group", group_size=group), None, "pack-quantized"),
     ),
 }
 """By the name that `--what-if-quantization` takes, the gentlest first."""
@@ -135,8 +136,17 @@ _SAME = {"int8": "w8a8", "int4": "w4a16", "gptq-int4": "gptq", "fp4": "nvfp4"}
 def what_if(model: Model, name: str) -> Quantization:
     """The Quantization of an imagined checkpoint of this model. InputError where the format is unknown."""
     recipe = recipe_for(name)
-    made = quantization(recipe.parameters(), model, f"--what-if-quantization {name}")
+    made = quantization(recipe.parameters(_group_size(model)), model, f"--what-if-quantization {name}")
     return replace(made, assumed=True, facts_of_recipe=recipe.facts)
+
+
+def _group_size(model: Model) -> int:
+    """128, or the largest smaller group that divides every layer's inputs: what the tools fall back to."""
+    inputs: set[int] = set()
+    for layer in model.layers:
+        for module in layer.quantizable:
+            inputs |= {module.hidden, module.intermediate} if isinstance(module, Experts) else {module.inputs}
+    return next((size for size in (128, 64, 32) if not any(n % size for n in inputs)), 32)
 
 
 def recipe_for(name: str) -> Recipe:

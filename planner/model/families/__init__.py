@@ -15,7 +15,7 @@ from planner.model.config import Config
 
 Family = Callable[[Config, str], Model]
 
-_MODULES = ("dense", "classic", "gemma", "transformers_backend", "moe", "hybrid", "vision", "encoder")
+_MODULES = ("dense", "classic", "gemma", "transformers_backend", "moe", "hybrid", "vision", "kimi_minimax", "encoder")
 _registry: dict[str, Family] = {}
 
 

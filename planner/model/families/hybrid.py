@@ -856,7 +856,7 @@ def _kimi_delta(hidden: int, heads: int, head_dim: int, kernel: int) -> tuple[tu
     )
     conv = StateShape(shape=(kernel - 1, 3 * width), split=1, role="conv")
     ssm = StateShape(shape=(heads, head_dim, head_dim), split=0, role="ssm", dtype="float32")
-    return modules, RecurrentState(type="gdn_attention", states=(conv, ssm))
+    return modules, RecurrentState(type="kda", states=(conv, ssm))
 
 
 @family("KimiLinearForCausalLM")

@@ -34,7 +34,10 @@ from planner.model.modules import (
     LmHead,
     MlaValueCopy,
     Module,
+    Placement,
+    Tensor,
     Weight,
+    divide,
 )
 
 W123 = ("w1", "w3", "w2")
@@ -986,6 +989,91 @@ def minimax_m2(config: Config, name: str) -> Model:
         tie=False,
         everywhere=(rotary(config, d.head_dim, partial_rope(config, config.int("rotary_dim") / d.head_dim)),),
     )
+
+
+@family("MiniMaxM3SparseForCausalLM")
+def minimax_m3(config: Config, name: str) -> Model:
+    """vllm/models/minimax_m3, text only."""
+    return minimax_m3_text(config, name)
+
+
+def minimax_m3_text(config: Config, name: str) -> Model:
+    """The decoder of vllm/models/minimax_m3/nvidia/model.py: block-sparse attention with an indexer, dense first layers.
+
+    moe_layer_freq and sparse_attention_config.sparse_attention_freq say by layer which are sparse.
+    """
+    d = dims(config)
+    sparse = config.section("sparse_attention_config") if config.has("sparse_attention_config") else None
+    index_dim = 0 if sparse is None else sparse.int("sparse_index_dim")
+    indexed = _m3_layers(sparse, "sparse_attention_freq", d.layers, missing=0)
+    expert = _m3_layers(config, "moe_layer_freq", d.layers, missing=1)
+    moe = moe_sizes(config, width="intermediate_size")
+    block = sparse_mlp(
+        d.hidden,
+        moe,
+        prefix="block_sparse_moe",
+        gate_fp32=True,
+        bias_at="block_sparse_moe" if flag(config, "use_routing_bias") else None,
+        shared=moe.intermediate * count(config, "n_shared_experts"),
+    )
+    dense = gated_mlp(d.hidden, config.int("dense_intermediate_size")) if 0 in expert else ()
+    attention = qkv_attention(d, qk_norm=d.head_dim)
+
+    def layer(index: int) -> Layer:
+        own = _m3_indexed(d, attention, index_dim) if indexed[index] else attention
+        state = KVAttention(
+            heads=d.heads,
+            kv_heads=d.kv_heads,
+            head_size=d.head_dim,
+            index_head_size=index_dim if indexed[index] else None,
+        )
+        mlp = block if expert[index] else dense
+        return Layer(modules=(*own, *mlp, *two_norms(d.hidden)), state=state)
+
+    r = Rope(parameters={}, partial=config.number("partial_rotary_factor"))
+    top_k = () if sparse is None else (_m3_top_k(sparse),)
+    return decoder(
+        config,
+        name,
+        layers=repeat(d.layers, layer, lambda index: (bool(indexed[index]), bool(expert[index]))),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        tie=False,
+        everywhere=(rotary(config, d.head_dim, r), *top_k),
+    )
+
+
+def _m3_layers(config: Config | None, key: str, layers: int, missing: int) -> tuple[int, ...]:
+    if config is None or not config.has(key):
+        return (missing,) * layers
+    values = config.ints(key)
+    per_layer(config, key, layers, values)
+    return values
+
+
+def _m3_indexed(d: Dims, attention: Sequence[Module], index_dim: int) -> tuple[Module, ...]:
+    """MiniMaxM3SparseAttention: index_q sharded like the KV heads and index_k, one head, join the projection."""
+    plain = attention[0]
+    assert isinstance(plain, Linear)
+    qkv = replace(
+        plain,
+        outputs=(*plain.outputs, Heads(count=d.kv_heads, size=index_dim), Heads(count=1, size=index_dim)),
+        packed=(*plain.packed, "index_q_proj", "index_k_proj"),
+    )
+    return (
+        qkv,
+        *attention[1:],
+        *norm("self_attn.index_q_norm", index_dim),
+        *norm("self_attn.index_k_norm", index_dim),
+    )
+
+
+def _m3_top_k(sparse: Config) -> EngineBuffer:
+    """topk_indices_buffer [tokens, local index heads, blocks]."""
+    heads = Heads(count=sparse.int("sparse_num_index_heads"), size=1)
+    blocks = sparse.int("sparse_topk_blocks")
+    return EngineBuffer(name="model.topk_indices_buffer", rows="tokens", width=heads, depth=blocks)
 
 
 @family("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM", "GraniteMoeSWAForCausalLM")
