@@ -7,11 +7,11 @@ The contract of both sides is docs/contract.md.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 from planner import strict_json
@@ -163,7 +163,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
 def checkpoint_disagreement(inputs: Inputs) -> str | None:
     """A sentence when the checkpoint's safetensors headers hold clearly more or fewer bytes than the config says."""
     facts = inputs.checkpoint
-    if facts is None or not facts.total_bytes:
+    if facts is None or not facts.total_bytes or not facts.complete:
         return None
     computed = inputs.estimate(EngineArgs({"kv_cache_memory_bytes": 1 * GIB}))
     if not computed.stages:
@@ -195,10 +195,17 @@ def _model(
 ) -> tuple[LoadedConfig, Model]:
     if not overrides:
         # A path may change between two requests of one process; a catalogue name cannot.
-        return _catalogue_model(source, revision) if not Path(source).exists() else _read_model(source, revision)
+        return _catalogue_model(source, revision) if not _on_disk(source) else _read_model(source, revision)
     loaded = load_config(source, revision=revision)
     config = Config(_merged(loaded.values, overrides), where=loaded.where)
     return loaded, build_model(config, loaded.name)
+
+
+def _on_disk(source: str) -> bool:
+    try:
+        return os.path.lexists(source)
+    except ValueError:  # a NUL in it
+        return False
 
 
 def _read_model(source: str, revision: str | None) -> tuple[LoadedConfig, Model]:
@@ -270,8 +277,9 @@ def _gpu(request: Mapping[str, Any]) -> Gpu:
     capability = request.get("compute_capability")
     if capability is not None:
         text = str(capability)
-        if not re.fullmatch(r"\d{1,2}\.\d|gfx\w{3,5}", text):
-            raise InputError(f'compute_capability = {shown(capability)}: must look like "9.0"')
+        wanted = (r"\d{1,2}\.\d", "9.0") if gpu.vendor == "nvidia" else (r"gfx\w{3,5}", "gfx942")
+        if not re.fullmatch(wanted[0], text):
+            raise InputError(f'compute_capability = {shown(capability)}: must look like "{wanted[1]}" for {gpu.name}')
         gpu = replace(gpu, compute_capability=text)
     return gpu
 

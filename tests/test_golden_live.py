@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ pytestmark = [
 ]
 
 
-def golden(name: str) -> dict[str, dict]:
+def golden(name: str) -> dict[str, dict[str, Any]]:
     """The rows of one golden file by what was asked."""
     with gzip.open(GOLDEN / f"{name}.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
@@ -42,20 +43,20 @@ def golden(name: str) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def answers() -> dict[str, dict]:
+def answers() -> dict[str, dict[str, Any]]:
     configs = read_configs(ROOT / "hf_configs")
     with VllmProcess(GpuFacts(**GPUS["h100"])) as vllm:
         return {case.id(): vllm.ask(request_of(case, configs), timeout_s=300) for case in ROWS}
 
 
 @pytest.mark.parametrize("case", ROWS, ids=Case.id)
-def test_weights_are_what_vllm_allocates(case: Case, answers: dict[str, dict]) -> None:
+def test_weights_are_what_vllm_allocates(case: Case, answers: dict[str, dict[str, Any]]) -> None:
     expected = golden("weights")[case.id()]
     assert weights_row(case, answers[case.id()], "") | {"vllm": expected["vllm"]} == expected
 
 
 @pytest.mark.parametrize("case", [case for case in ROWS if case.kv], ids=Case.id)
-def test_kv_cache_is_planned_as_vllm_plans_it(case: Case, answers: dict[str, dict]) -> None:
+def test_kv_cache_is_planned_as_vllm_plans_it(case: Case, answers: dict[str, dict[str, Any]]) -> None:
     expected = golden("kv")[case.id()]
     assert kv_row(case, answers[case.id()], "") | {"vllm": expected["vllm"]} == expected
 

@@ -97,7 +97,8 @@ class Backend:
     """What it refuses only once it is built for a layer, with no other backend tried."""
     stored_as: Mapping[str, str] = field(default_factory=dict)
     """The --kv-cache-dtype that it really stores, where that differs from the one given."""
-    since: tuple[int, int] = (0, 6)
+    layouts: Callable[[Query], tuple[str, ...] | None] = lambda _: None
+    """KV cache layouts its kernels take; None: any."""
 
     def block_sizes(self, query: Query) -> tuple[int, ...]:
         """Sizes of one kernel block."""
@@ -363,7 +364,7 @@ _FLASH_ATTN = Backend(
     heads=lambda size: size % 8 == 0,
     kv_check=_fa_kv,
     majors=(8, 9, 10, 11, 12),
-    sinks=lambda q: q.major in (9, 10),
+    sinks=lambda q: flash_attn_version(q) in (3, 4),
     mm_prefix=lambda q: q.major in (9, 10, 11),
     sliding_window=True,
     sizes=_fa_sizes,
@@ -380,6 +381,7 @@ _FLASHINFER = Backend(
     sizes=_flashinfer_sizes,
     exact=True,
     check=_flashinfer_check,
+    layouts=lambda q: ("LBHNC", "BLHNC") if q.major == 10 else None,
 )
 _TRITON = Backend(
     name="TRITON_ATTN",
@@ -406,14 +408,18 @@ BACKENDS = {
         _FLASHINFER,
         _TRITON,
         Backend(
-            name="FLEX_ATTENTION", dtypes=_FLOATS, mm_prefix=lambda _: True, sliding_window=True
+            name="FLEX_ATTENTION",
+            dtypes=_FLOATS,
+            mm_prefix=lambda _: True,
+            sliding_window=True,
+            layouts=lambda _: ("LBNHC",),
         ),
         Backend(
             name="TURBOQUANT",
             kv_dtypes=_TURBOQUANT,
             blocks=(16, 32, 64, 128),
             exact=True,
-            since=(0, 20),
+            layouts=lambda _: ("LBNHC",),
         ),
         Backend(
             name="FLASH_ATTN_MLA",
@@ -539,7 +545,7 @@ BACKENDS = {
             heads=lambda size: size in (256, 512),
             kv_check=lambda q: q.kv_cache_dtype in (*_PLAIN, *_FP8) and _fa_kv(q),
             majors=(9,),
-            sinks=lambda q: q.major in (9, 10),
+            sinks=lambda q: flash_attn_version(q) in (3, 4),
             mm_prefix=lambda _: True,
             sliding_window=True,
             sizes=_fa_sizes,
@@ -656,6 +662,18 @@ def common_block_size(chosen: Sequence[tuple[Backend, Query]], default: int) -> 
         if all(backend.takes_block_size(query, size) for backend, query in chosen):
             return size
     raise Refusal("no_common_block_size", "The attention backends share no supported KV cache block size.", None)
+
+
+def check_layouts(chosen: Sequence[tuple[Backend, Query]]) -> None:
+    """Refusal where a model's backends share no KV cache layout (get_supported_kv_cache_layouts, 0.33)."""
+    lists = [layouts for backend, query in chosen if (layouts := backend.layouts(query)) is not None]
+    if lists and not set.intersection(*map(set, lists)):
+        listed = [list(layouts) for layouts in lists]
+        raise Refusal(
+            "no_common_kv_layout",
+            f"No KV cache layout satisfies every supported set: {listed}.",
+            "--kv-cache-dtype",
+        )
 
 
 def old_block_size(version: VllmVersion, capability: int, given: int, *, mla: bool, sparse: bool) -> int:

@@ -14,6 +14,7 @@ from planner.engine.version import VllmVersion
 from planner.errors import Refusal
 from planner.hardware.catalogue import Gpu
 from planner.model.architecture import Model
+from planner.model.attention import CrossAttention, RecurrentState
 from planner.units import GIB, model_dtype
 
 Usage = Literal["server", "offline"]
@@ -105,7 +106,7 @@ def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usag
         block_size=given.get("block_size"),
         enforce_eager=eager,
         cudagraph_capture_sizes=() if eager else capture_sizes(given, version, gpu, seqs, tokens),
-        enable_prefix_caching=given.get("enable_prefix_caching", version >= (0, 8) and not model.is_pooling),
+        enable_prefix_caching=given.get("enable_prefix_caching", _prefix_caching(model, version)),
         enable_chunked_prefill=given.get("enable_chunked_prefill", version >= (0, 8)),
         async_scheduling=given.get("async_scheduling", version >= (0, 14)),
         use_v2_model_runner=uses_v2_runner(model, version),
@@ -117,6 +118,15 @@ def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usag
         attention_backend=given.get("attention_backend"),
         args=args,
     )
+
+
+def _prefix_caching(model: Model, version: VllmVersion) -> bool:
+    """ModelConfig.is_prefix_caching_supported: with Mamba layers only beside attention, and only since 0.26."""
+    states = [state for layer in model.layers for state in layer.states]
+    if version < (0, 8) or model.is_pooling or any(isinstance(state, CrossAttention) for state in states):
+        return False
+    recurrent = [isinstance(state, RecurrentState) for state in states]
+    return not any(recurrent) or (version >= (0, 26) and not all(recurrent))
 
 
 def _max_model_len(model: Model, given: int | None) -> tuple[int, bool]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +26,6 @@ from planner.units import GIB, gib
 
 _CHILD = Path(__file__).parent / "child" / "main.py"
 _POLL_S = 0.2
-_SHUTDOWN_S = 20.0
 _CPU_PROCESS_BYTES = 1 * GIB
 """What one process of the CPU engine takes before it holds any model: the interpreter, torch and vLLM."""
 _DISK_BYTES = 200 << 20
@@ -162,12 +163,13 @@ def _check_room(spec: LaunchSpec) -> None:
         return
     kv_cache = spec.ranks * (spec.kv_cache_memory_bytes or 0)
     processes = (spec.ranks + 2) * _CPU_PROCESS_BYTES
-    needed = spec.expected_weights_bytes + kv_cache + processes
+    weights = 2 * spec.expected_weights_bytes  # while they are repacked, both forms are there
+    needed = weights + kv_cache + processes
     available = psutil.virtual_memory().available
     if needed > available:
         raise LaunchError(
             f"this machine has {gib(available)} GiB of memory available and the CPU engine would take"
-            f" {gib(needed)} GiB: {gib(spec.expected_weights_bytes)} for weights, {gib(kv_cache)} for the KV cache,"
+            f" {gib(needed)} GiB: {gib(weights)} for loading weights, {gib(kv_cache)} for the KV cache,"
             f" {gib(processes)} for its processes"
         )
 
@@ -192,7 +194,7 @@ def _run(spec: LaunchSpec, folder: Path, log: Path, on_progress: Callable[[str],
     deadline = time.monotonic() + spec.timeout_s
     new_events, new_lines = _follow(events_file), _follow(log)
     command = [str(spec.engine_python), str(_CHILD), str(spec_file)]
-    with Session(command, environment=_environment(spec), cwd=folder, log=log) as session:
+    with _no_shared_memory_left(log), Session(command, _environment(spec, folder), cwd=folder, log=log) as session:
         while True:
             ended = session.exit_code() is not None  # asked before reading, so that the last lines are read too
             texts = [text for line in next(new_lines) if (text := enginelog.stage(line))]
@@ -205,7 +207,6 @@ def _run(spec: LaunchSpec, folder: Path, log: Path, on_progress: Callable[[str],
                 on_progress(text)
             last = events[-1] if events else {"event": None}
             if last["event"] == "done":
-                session.wait(_SHUTDOWN_S)
                 return events
             if last["event"] == "error" or ended:
                 raise _failure(last, log, session.exit_code(), stage)
@@ -256,8 +257,8 @@ def _engine_args(spec: LaunchSpec, folder: Path) -> dict[str, object]:
     return args
 
 
-def _environment(spec: LaunchSpec) -> dict[str, str]:
-    """Nothing is fetched, nothing is reported home, nothing listens beyond this machine."""
+def _environment(spec: LaunchSpec, folder: Path) -> dict[str, str]:
+    """Nothing is fetched, nothing is reported home, nothing listens beyond this machine, no file stays."""
     inherited = {name: value for name, value in os.environ.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
     ours = {
         "HF_HUB_OFFLINE": "1",
@@ -270,6 +271,7 @@ def _environment(spec: LaunchSpec) -> dict[str, str]:
         "VLLM_LOGGING_COLOR": "0",
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
+        "TMPDIR": str(folder),
     }
     if sys.platform == "linux":
         ours |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -281,6 +283,17 @@ def _environment(spec: LaunchSpec) -> dict[str, str]:
             threads = max(1, cores // spec.ranks - 1)
             ours |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
     return {**inherited, **ours, **spec.environment}
+
+
+@contextmanager
+def _no_shared_memory_left(log: Path) -> Iterator[None]:
+    """Ranks of a CPU engine share memory under a name that stands in the log, and leave it there when they end."""
+    try:
+        yield
+    finally:
+        for name in set(re.findall(r"vllm_dist_[0-9a-f]{32}", _read(log))):
+            for segment in Path("/dev/shm").glob(f"{name}*"):
+                segment.unlink(missing_ok=True)
 
 
 def _follow(path: Path) -> Iterator[list[str]]:

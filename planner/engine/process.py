@@ -26,7 +26,7 @@ ASK_S = 5.0
 class Session:
     """`with Session(command, …) as session`: the command runs inside, and on leaving nothing of it runs any more."""
 
-    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log: Path) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, cwd: Path, log: Path) -> None:
         with log.open("wb") as output:
             self._child = subprocess.Popen(
                 command,

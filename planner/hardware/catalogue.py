@@ -56,6 +56,8 @@ class Gpu:
     tdp_w: float | None = None
     unified: bool = False
     """Whether the memory is the CPU's too, so that other programs take their part of it."""
+    aliases: tuple[str, ...] = ()
+    """Other names, besides every spelling of this one."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -137,25 +139,21 @@ class _Catalogue:
     gpus: tuple[Gpu, ...]
     by_name: Mapping[str, Gpu]
     words: tuple[tuple[Gpu, frozenset[str]], ...]
-    spellings: Mapping[str, Gpu]
 
 
 @lru_cache(maxsize=1)
 def _catalogue() -> _Catalogue:
     gpus: list[Gpu] = []
     by_name: dict[str, Gpu] = {}
-    spellings: dict[str, Gpu] = {}
     for line in _DATA.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         gpu = _gpu(row)
         gpus.append(gpu)
-        for spelling in (gpu.name, *row.get("aliases", ())):
+        for spelling in (gpu.name, *gpu.aliases):
             if by_name.setdefault("".join(_words(spelling)), gpu) is not gpu:
                 raise ValueError(f"{_DATA.name}: two cards are called {spelling}")
-            spellings[spelling] = gpu
-            spellings[" ".join(word for word in spelling.split() if word.lower() not in _NOISE)] = gpu
     words = tuple((gpu, frozenset(_words(gpu.name))) for gpu in gpus)
-    return _Catalogue(tuple(gpus), by_name, words, spellings)
+    return _Catalogue(tuple(gpus), by_name, words)
 
 
 def _gpu(row: Mapping[str, Any]) -> Gpu:
@@ -179,6 +177,7 @@ def _gpu(row: Mapping[str, Any]) -> Gpu:
         pcie_gen=row["pcie_gen"],
         tdp_w=row["tdp_w"],
         unified=row.get("unified", False),
+        aliases=tuple(row.get("aliases", ())),
         notes=tuple(row.get("notes", ())),
     )
 
@@ -224,10 +223,11 @@ def _words(name: str) -> list[str]:
 
 
 def _near(name: str) -> str:
-    catalogue = _catalogue()
-    names: list[str] = []
-    for spelling in nearest(name, catalogue.spellings, count=5):
-        full = catalogue.spellings[spelling].name
-        if full not in names:
-            names.append(full)
-    return did_you_mean(names[:3]) or "; pass a name such as H100-SXM-80GB, A100-40GB, L40S or RTX 4090"
+    spellings: dict[str, str] = {}
+    for gpu in all_gpus():
+        for spelling in (gpu.name, *gpu.aliases):
+            spellings[spelling] = gpu.name
+            spellings[" ".join(word for word in spelling.split() if word.lower() not in _NOISE)] = gpu.name
+    # Several spellings may be near that are one card.
+    names = list(dict.fromkeys(spellings[spelling] for spelling in nearest(name, spellings, count=5)))
+    return did_you_mean(names[:3]) or "; `vllm-fit gpus` lists those known"

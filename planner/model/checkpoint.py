@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from planner import strict_json
 from planner.errors import InputError
@@ -136,8 +136,7 @@ def hub_facts(
     return _facts(repo, tensors, files=tuple(found.files_metadata), missing=())
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     name: str
     dtype: str
     elements: int
@@ -155,7 +154,9 @@ def _facts(
         total[0] += 1
         total[1] += tensor.elements
         total[2] += tensor.bytes
-    by_dtype = {dtype: Stored(tensors=n, parameters=p, bytes=b) for dtype, (n, p, b) in sorted(sums.items())}
+    by_dtype = {
+        printable(dtype, 20): Stored(tensors=n, parameters=p, bytes=b) for dtype, (n, p, b) in sorted(sums.items())
+    }
     return CheckpointFacts(where=where, by_dtype=by_dtype, names=tuple(names), files=files, missing_files=missing)
 
 
@@ -210,22 +211,21 @@ def _read_header(path: Path, where: str) -> tuple[dict[str, Any], int]:
 
 def _tensor(name: str, info: Any, data_bytes: int, where: str) -> _Tensor:
     """One entry of a header, checked: {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}."""
-    problem = _damaged(where, f"its header describes {shown(name)} wrongly")
-    if not isinstance(info, dict):
-        raise problem
-    dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
-    if not isinstance(dtype, str) or not _whole_numbers(shape) or not _whole_numbers(offsets):
-        raise problem
-    if len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_bytes or len(shape) > 32:
-        raise problem
-    stored, elements = offsets[1] - offsets[0], math.prod(shape)
-    if dtype in _BITS and -(-elements * _BITS[dtype] // 8) != stored:
-        raise problem
-    return _Tensor(name, printable(dtype, 20), elements, stored)
+    if isinstance(info, dict):
+        dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
+        if isinstance(dtype, str) and _whole_numbers(shape, 32) and _whole_numbers(offsets, 2) and len(offsets) == 2:
+            stored, elements = offsets[1] - offsets[0], math.prod(shape)
+            bits = _BITS.get(dtype)
+            fits = bits is None or -(-elements * bits // 8) == stored
+            if fits and stored >= 0 and offsets[1] <= data_bytes:
+                return _Tensor(name, dtype, elements, stored)
+    raise _damaged(where, f"its header describes {shown(name)} wrongly")
 
 
-def _whole_numbers(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**60 for item in value)
+def _whole_numbers(value: object, longest: int) -> TypeGuard[list[int]]:
+    if not isinstance(value, list) or len(value) > longest:
+        return False
+    return all(type(item) is int and 0 <= item < 2**60 for item in value)
 
 
 def _damaged(where: str, how: str) -> InputError:

@@ -36,6 +36,8 @@ class ClassDefaults:
 
     def aliases(self, key: str) -> tuple[str, ...]:
         """The other names of a key."""
+        if not self.attribute_map:
+            return ()
         target = self.attribute_map.get(key, key)
         same = [target, *(alias for alias, name in self.attribute_map.items() if name == target)]
         return tuple(name for name in same if name != key)

@@ -1,4 +1,4 @@
-"""The questions of the golden files: which model, which GPU, which engine arguments. Pure data; imports nothing heavy."""
+"""The questions of the golden files: which model, which GPU, which engine arguments. Pure data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ GIB = 1 << 30
 GPUS: dict[str, dict[str, Any]] = {
     "t4": {"name": "Tesla T4", "compute_capability": (7, 5), "memory_bytes": int(14.56 * GIB), "sm_count": 40},
     "a100": {
-        "name": "NVIDIA A100-SXM4-80GB", "compute_capability": (8, 0), "memory_bytes": int(79.25 * GIB), "sm_count": 108,
+        "name": "NVIDIA A100-SXM4-80GB", "compute_capability": (8, 0), "memory_bytes": int(79.25 * GIB),
+        "sm_count": 108,
     },
     "l40s": {"name": "NVIDIA L40S", "compute_capability": (8, 9), "memory_bytes": int(44.39 * GIB), "sm_count": 142},
     "h100": {
-        "name": "NVIDIA H100 80GB HBM3", "compute_capability": (9, 0), "memory_bytes": int(79.10 * GIB), "sm_count": 132,
+        "name": "NVIDIA H100 80GB HBM3", "compute_capability": (9, 0), "memory_bytes": int(79.10 * GIB),
+        "sm_count": 132,
     },
     "b200": {"name": "NVIDIA B200", "compute_capability": (10, 0), "memory_bytes": int(178.35 * GIB), "sm_count": 148},
 }  # fmt: skip
@@ -49,7 +51,11 @@ class Case:
 def parallel(tp: int, pp: int = 1, **more: Any) -> dict[str, Any]:
     """Engine arguments for a tensor and pipeline parallel size, without the ones that are the default."""
     args = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp, **more}
-    return {key: value for key, value in args.items() if value != 1 or key not in ("tensor_parallel_size", "pipeline_parallel_size")}
+    return {
+        key: value
+        for key, value in args.items()
+        if value != 1 or key not in ("tensor_parallel_size", "pipeline_parallel_size")
+    }
 
 
 # ------------------------------------------------------------------------------------------------ quantized checkpoints
@@ -74,13 +80,17 @@ def _ct(fmt: str, weights: dict[str, Any], activations: dict[str, Any] | None = 
         "format": fmt,
         "quantization_status": "compressed",
         "config_groups": {
-            "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations, "output_activations": None}
+            "group_0": {
+                "targets": ["Linear"], "weights": weights, "input_activations": activations, "output_activations": None,
+            }
         },
         "ignore": ["lm_head", *_ROUTERS_RE],
     }  # fmt: skip
 
 
-def _numbers(bits: int, kind: str, strategy: str, *, group: int | None = None, sym: bool = True, dynamic: bool | str = False) -> dict[str, Any]:
+def _numbers(
+    bits: int, kind: str, strategy: str, *, group: int | None = None, sym: bool = True, dynamic: bool | str = False
+) -> dict[str, Any]:
     return {
         "num_bits": bits, "type": kind, "strategy": strategy, "group_size": group, "symmetric": sym, "dynamic": dynamic,
         "actorder": None, "block_structure": None, "observer": "minmax", "observer_kwargs": {},
@@ -89,7 +99,8 @@ def _numbers(bits: int, kind: str, strategy: str, *, group: int | None = None, s
 
 def _gptq(bits: int, group: int = 128, *, desc_act: bool = False, lm_head: bool = False) -> dict[str, Any]:
     return {
-        "quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": desc_act, "sym": True, "lm_head": lm_head,
+        "quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": desc_act, "sym": True,
+        "lm_head": lm_head,
         "dynamic": {"-:.*mlp\\.gate$": {}, "-:.*block_sparse_moe\\.gate$": {}, "-:.*shared_expert_gate$": {}},
     }  # fmt: skip
 
@@ -124,7 +135,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ct_w8a16_channel": _ct("pack-quantized", _numbers(8, "int", "channel")),
     "ct_w8a8_int8": _ct("int-quantized", _numbers(8, "int", "channel"), _numbers(8, "int", "token", dynamic=True)),
     "ct_w8a8_int8_static": _ct("int-quantized", _numbers(8, "int", "tensor"), _numbers(8, "int", "tensor")),
-    "ct_fp8_channel": _ct("float-quantized", _numbers(8, "float", "channel"), _numbers(8, "float", "token", dynamic=True)),
+    "ct_fp8_channel": _ct(
+        "float-quantized", _numbers(8, "float", "channel"), _numbers(8, "float", "token", dynamic=True)
+    ),
     "ct_fp8_tensor": _ct("float-quantized", _numbers(8, "float", "tensor"), _numbers(8, "float", "tensor")),
     "ct_fp8_w8a16": _ct("float-quantized", _numbers(8, "float", "channel")),
     "ct_nvfp4": _ct(
@@ -149,10 +162,12 @@ ONLINE = [
 ]  # fmt: skip
 
 EXPERT_PARALLEL = [
-    "Qwen/Qwen3-30B-A3B", "mistralai/Mixtral-8x7B-Instruct-v0.1", "deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V3",
+    "Qwen/Qwen3-30B-A3B", "mistralai/Mixtral-8x7B-Instruct-v0.1", "deepseek-ai/DeepSeek-V2-Lite",
+    "deepseek-ai/DeepSeek-V3",
     "openai/gpt-oss-20b", "openai/gpt-oss-120b", "Qwen/Qwen3-30B-A3B-FP8", "Qwen/Qwen3-Next-80B-A3B-Instruct",
     "meta-llama/Llama-4-Scout-17B-16E-Instruct", "zai-org/GLM-4.5-Air", "ibm-granite/granite-3.1-3b-a800m-instruct",
-    "Qwen/Qwen2-57B-A14B-Instruct", "ai21labs/AI21-Jamba-Mini-1.6", "MiniMaxAI/MiniMax-M2.5", "databricks/dbrx-instruct",
+    "Qwen/Qwen2-57B-A14B-Instruct", "ai21labs/AI21-Jamba-Mini-1.6", "MiniMaxAI/MiniMax-M2.5",
+    "databricks/dbrx-instruct",
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Qwen/Qwen3.5-35B-A3B", "google/gemma-4-26B-A4B-it",
 ]  # fmt: skip
 
@@ -164,27 +179,32 @@ OTHER_DTYPES = [
 
 # ------------------------------------------------------------------------------------------------ KV cache samples
 
-# One model of each kind of cache: full, MQA, GQA, sliding only, sliding and full, chunked, MLA, sparse MLA, Mamba 1 and 2,
-# gated delta net, KV shared between layers, cross attention, per-layer head counts, none.
+# One model of each kind of cache: full, MQA, GQA, sliding only, sliding and full, chunked, MLA, sparse MLA, Mamba 1 and
+# 2, gated delta net, KV shared between layers, cross attention, per-layer head counts, none.
 KINDS = [
     "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "microsoft/phi-4", "tiiuae/falcon-40b",
     "mistralai/Mistral-7B-v0.1", "google/gemma-3-27b-it", "google/gemma-3-270m-it", "google/gemma-2-9b-it",
     "openai/gpt-oss-20b", "CohereLabs/c4ai-command-r7b-12-2024", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
     "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V3.2", "zai-org/GLM-4.7-Flash",
     "ai21labs/AI21-Jamba-Mini-1.6", "state-spaces/mamba-2.8b-hf", "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
-    "ibm-granite/granite-4.0-h-tiny", "Qwen/Qwen3-Next-80B-A3B-Instruct", "Qwen/Qwen3.5-9B", "google/gemma-4-26B-A4B-it",
+    "ibm-granite/granite-4.0-h-tiny", "Qwen/Qwen3-Next-80B-A3B-Instruct", "Qwen/Qwen3.5-9B",
+    "google/gemma-4-26B-A4B-it",
     "google/gemma-3n-E2B-it", "meta-llama/Llama-3.2-11B-Vision-Instruct", "moonshotai/Kimi-Linear-48B-A3B-Instruct",
-    "nvidia/Llama-3_3-Nemotron-Super-49B-v1_5", "BAAI/bge-large-en-v1.5", "Qwen/Qwen3-30B-A3B", "Qwen/Qwen2.5-VL-7B-Instruct",
+    "nvidia/Llama-3_3-Nemotron-Super-49B-v1_5", "BAAI/bge-large-en-v1.5", "Qwen/Qwen3-30B-A3B",
+    "Qwen/Qwen2.5-VL-7B-Instruct",
 ]  # fmt: skip
 
 KV_DTYPES = [
-    "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4", "nvfp4_4over6", "nvfp4_ds_mla", "int8_per_token_head",
-    "int4_per_token_head", "fp8_per_token_head", "turboquant_k8v4", "turboquant_4bit_nc", "turboquant_k3v4_nc", "turboquant_3bit_nc",
+    "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4", "nvfp4_4over6", "nvfp4_ds_mla",
+    "int8_per_token_head",
+    "int4_per_token_head", "fp8_per_token_head", "turboquant_k8v4", "turboquant_4bit_nc", "turboquant_k3v4_nc",
+    "turboquant_3bit_nc",
 ]  # fmt: skip
 
 KV_DTYPE_MODELS = [
     "meta-llama/Llama-3.1-8B-Instruct", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2", "google/gemma-3-27b-it",
-    "openai/gpt-oss-20b", "Qwen/Qwen3-Next-80B-A3B-Instruct", "google/gemma-4-26B-A4B-it", "ai21labs/AI21-Jamba-Mini-1.6",
+    "openai/gpt-oss-20b", "Qwen/Qwen3-Next-80B-A3B-Instruct", "google/gemma-4-26B-A4B-it",
+    "ai21labs/AI21-Jamba-Mini-1.6",
 ]  # fmt: skip
 
 # Flags that change the plan, one at a time.
@@ -301,7 +321,11 @@ def phases(models: list[str]) -> dict[str, list[Case]]:
     seen: set[str] = set()
     result: dict[str, list[Case]] = {}
     for name, cases in lists.items():
-        result[name] = [case for case in cases if not (case.id() in seen or seen.add(case.id()))]  # type: ignore[func-returns-value]
+        result[name] = []
+        for case in cases:
+            if case.id() not in seen:
+                seen.add(case.id())
+                result[name].append(case)
     return result
 
 

@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from planner.engine.ask_vllm import GpuFacts, VllmProcess, installed_version  # noqa: E402
-from tests.golden.cases import AMOUNTS, GPUS, RECIPES, Case, fingerprint, phases, read_configs  # noqa: E402
+from planner.engine.ask_vllm import GpuFacts, VllmProcess, installed_version
+from tests.golden.cases import AMOUNTS, GPUS, RECIPES, Case, fingerprint, phases, read_configs
 
 HERE = Path(__file__).resolve().parent
 Configs = dict[str, tuple[dict[str, Any], dict[str, Any]]]
@@ -137,7 +137,10 @@ def kv_row(case: Case, answer: dict[str, Any], version: str) -> dict[str, Any]:
     kv = answer["kv"]
     if "error" in kv:
         return row | _error(kv["error"])
-    return row | {key: kv[key] for key in ("layout", "groups", "bytes_per_block", "bytes_needed", "min_available_bytes", "outcomes")}
+    return row | {
+        key: kv[key]
+        for key in ("layout", "groups", "bytes_per_block", "bytes_needed", "min_available_bytes", "outcomes")
+    }
 
 
 def pack(lists: dict[str, list[Case]], configs: Configs, raw: Path, version: str) -> None:
@@ -166,7 +169,8 @@ def pack(lists: dict[str, list[Case]], configs: Configs, raw: Path, version: str
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=9) as file:
             file.write(text.encode())
         (HERE / f"{name}.jsonl.gz").write_bytes(buffer.getvalue())
-        print(f"{name}.jsonl.gz: {len(list_)} rows, {len(buffer.getvalue()) / 2**20:.2f} MiB ({len(text) / 2**20:.1f} plain)")
+        size, plain = len(buffer.getvalue()) / 2**20, len(text) / 2**20
+        print(f"{name}.jsonl.gz: {len(list_)} rows, {size:.2f} MiB ({plain:.1f} plain)")
     print(f"{'file':8} {'phase':16} {'ok':>6} {'refused':>8} {'not_buildable':>14}")
     for (name, phase), counts in table.items():
         print(f"{name:8} {phase:16} {counts['ok']:6} {counts['refused']:8} {counts['not_buildable']:14}")

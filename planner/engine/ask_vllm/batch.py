@@ -2,9 +2,9 @@
 
     python batch.py '{"gpu": {...}, "vllm_source": null, "timeout_s": 300}' < requests.jsonl > answers.jsonl
 
-"architectures": [...] in the job imports these model classes, and all else that is slow to import, before the first fork.
-
-One JSON request a line on stdin, one JSON answer a line on stdout, in order. Needs no more than vLLM's own dependencies.
+"architectures": [...] in the job imports these model classes, and all else that is slow to import, before the first
+fork. One JSON request a line on stdin, one JSON answer a line on stdout, in order. Needs no more than vLLM's own
+dependencies.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def _preload(architectures: list[str]) -> None:
     for backend in AttentionBackendEnum:
         with contextlib.suppress(BaseException):
             backend.get_class()
+    with contextlib.suppress(Exception):  # the first quantized model imports every method
+        importlib.import_module("vllm.model_executor.layers.quantization").get_quantization_config("fp8")
     for architecture in architectures:
         with contextlib.suppress(BaseException):
             ModelRegistry.models[architecture].load_model_cls()

@@ -1,5 +1,8 @@
 """One question to vLLM: an HF config and engine arguments in, bytes and KV cache plans out. Runs in a forked child."""
 
+# Stand-ins take the arguments of what they stand for.
+# ruff: noqa: ARG005
+
 from __future__ import annotations
 
 import copy
@@ -39,10 +42,6 @@ _OUR_WORDS = (
     "requires the timm library",
     "is not installed",
 )
-
-
-class NotBuildable(Exception):
-    """The config cannot be given to vLLM here; says why."""
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +116,7 @@ def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         from vllm.utils.import_utils import has_triton_kernels
 
         if not has_triton_kernels():
-            notes.append("this vLLM has no triton_kernels: MXFP4 experts on Hopper are sized for Marlin, not for Triton")
+            notes.append("this vLLM has no triton_kernels: MXFP4 experts on Hopper are sized for Marlin instead")
     if notes:
         answer["notes"] = notes
     if want_weights:
@@ -214,7 +213,7 @@ def _register_config_class(model_type: str | None, notes: list[str]) -> None:
     notes.append("config read with a generic class: its own is remote code")
 
 
-class _BlockConfig(dict):
+class _BlockConfig(dict[str, Any]):
     """A nested dict that also answers to attributes, as the remote config class of Nemotron-NAS makes them."""
 
     def __init__(self, values: dict[str, Any] | None = None) -> None:
@@ -242,7 +241,7 @@ def _distributed(config: Any, *, rank: int, tp: int, pp: int, dp: int) -> Iterat
     from vllm.model_executor.layers import rotary_embedding
 
     new_group = dist.new_group
-    dist.new_group = lambda ranks=None, timeout=None, backend=None, **kwargs: new_group(ranks, backend="fake")
+    dist.new_group = lambda ranks=None, *args, **kwargs: new_group(ranks, backend="fake")
     parallel_state._node_count = lambda group: 1
     shm_broadcast.MessageQueue.create_from_process_group = staticmethod(lambda *a, **k: None)
     rotary_embedding._ROPE_DICT.clear()  # a stage is a process of its own: it shares no rotary cache
@@ -308,7 +307,7 @@ def _quantize_online(model: torch.nn.Module) -> None:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """{"kind": "refused" (vLLM itself would say so) | "not_buildable" (this machine or tool), "type", "message", "where"}."""
+    """{"kind", "type", "message", "where"}; kind is "refused" (by vLLM itself) or "not_buildable" (not run here)."""
     frames = traceback.extract_tb(error.__traceback__)
     where = [f"{_relative(frame.filename)}:{frame.lineno}" for frame in frames[-3:]]
     message = str(error).strip()
@@ -333,7 +332,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 def _relative(path: str) -> str:
     for marker in ("/site-packages/", "/vllm/"):
-        head, found, tail = path.partition(marker)
+        _, found, tail = path.partition(marker)
         if found:
             return tail if marker == "/site-packages/" else "vllm/" + tail
     return Path(path).name

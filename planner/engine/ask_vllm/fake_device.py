@@ -8,6 +8,9 @@ Nothing here knows a weight or KV cache formula. It only
 What vLLM then decides (attention backend, kernels, block size, refusals) is its own code's decision.
 """
 
+# Stand-ins take the arguments of what they stand for.
+# ruff: noqa: ARG003, ARG005
+
 from __future__ import annotations
 
 import json
@@ -25,7 +28,7 @@ _LIBRARIES: list[Any] = []  # torch.library.Library objects unregister their ope
 
 
 def shared_memory_per_block(capability: tuple[int, int]) -> int:
-    """Bytes of opt-in shared memory per block, by compute capability (CUDA programming guide, technical specifications)."""
+    """Bytes of opt-in shared memory per block, by compute capability (CUDA programming guide)."""
     exact = {(7, 0): 98304, (7, 5): 65536, (8, 0): 166912, (8, 7): 166912}
     return exact.get(capability, 232448 if capability[0] in (9, 10, 11) else 101376)
 
@@ -125,8 +128,8 @@ class _Idle:
     def __enter__(self) -> _Idle:
         return self
 
-    def __exit__(self, *exc: object) -> bool:
-        return False
+    def __exit__(self, *exc: object) -> None:
+        pass
 
 
 def _answer_device_questions(gpu: dict[str, Any], capability: tuple[int, int]) -> None:
@@ -183,7 +186,7 @@ def _answer_device_questions(gpu: dict[str, Any], capability: tuple[int, int]) -
 def _answer_triton(capability: tuple[int, int]) -> None:
     """Triton asks its driver for the target when kernels are described, long before one is compiled."""
     try:
-        import triton
+        import triton  # type: ignore[import-untyped]
     except ImportError:
         return
     import torch
@@ -228,7 +231,7 @@ def _install_platform(gpu: dict[str, Any], capability: tuple[int, int]) -> None:
 
         @classmethod
         def get_device_name(cls, device_id: int = 0) -> str:
-            return gpu["name"]
+            return str(gpu["name"])
 
         @classmethod
         def get_device_uuid(cls, device_id: int = 0) -> str:
@@ -311,9 +314,9 @@ def _install_platform(gpu: dict[str, Any], capability: tuple[int, int]) -> None:
 
 def _adapt_vllm() -> None:
     """The few places where vLLM asks a question that the stand-ins answer wrongly."""
-    # FlashInfer's attention kernels are part of every CUDA install of vLLM, so the choice of the attention backend takes
-    # them as present. Its GEMM and MoE kernels repack weights in compiled code: here they count as absent, and vLLM
-    # takes its next choice. On SM 9.0 and below that changes no byte; on Blackwell it does (results say `inexact`).
+    # FlashInfer's attention kernels are part of every CUDA install of vLLM, so the choice of the attention backend
+    # takes them as present. Its GEMM and MoE kernels repack weights in compiled code: here they count as absent, and
+    # vLLM takes its next choice. Up to SM 9.0 that changes no byte; on Blackwell it does (golden rows say "inexact").
     import vllm.utils.flashinfer as flashinfer
 
     def has_flashinfer() -> bool:

@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
 
+Specs = dict[str, Any]  # KV cache spec by layer name, of one worker
+Groups = list[Any]  # vLLM's KVCacheGroupSpec
+
 
 @dataclasses.dataclass(frozen=True)
 class _Planning:
     """The planning functions of this vLLM version behind one signature each."""
 
-    groups: Callable[[VllmConfig, list[dict]], list]
-    bytes_per_block: Callable[[VllmConfig, list], int]
-    bytes_needed: Callable[[VllmConfig, list], int]
-    longest: Callable[[VllmConfig, list, int], int]
-    project: Callable[[list, dict], list]
-    configs: Callable[[VllmConfig, list[dict], list[int], list], list]
+    groups: Callable[[VllmConfig, list[Specs]], Groups]
+    bytes_per_block: Callable[[VllmConfig, Groups], int]
+    bytes_needed: Callable[[VllmConfig, Groups], int]
+    longest: Callable[[VllmConfig, Groups, int], int]
+    project: Callable[[Groups, Specs], Groups]
+    configs: Callable[[VllmConfig, list[Specs], list[int], Groups], list[Any]]
 
 
 def _planning() -> _Planning:
@@ -43,8 +46,9 @@ def _planning() -> _Planning:
 def _planning_before_033() -> _Planning:
     from vllm.v1.core import kv_cache_utils as ku
 
-    def groups(cfg: VllmConfig, specs: list[dict]) -> list:
-        return ku.get_kv_cache_groups(cfg, {name: spec for worker in specs for name, spec in worker.items()})
+    def groups(cfg: VllmConfig, specs: list[Specs]) -> Groups:
+        merged = {name: spec for worker in specs for name, spec in worker.items()}
+        return list(ku.get_kv_cache_groups(cfg, merged))
 
     return _Planning(
         groups=groups,
@@ -52,7 +56,7 @@ def _planning_before_033() -> _Planning:
         bytes_needed=ku._max_memory_usage_bytes_from_groups,
         longest=ku._estimate_max_model_len_from_groups,
         project=ku._project_kv_cache_groups_to_worker,
-        configs=lambda cfg, specs, memory, g: ku.get_kv_cache_configs(cfg, copy.deepcopy(specs), memory),
+        configs=lambda cfg, specs, memory, _groups: ku.get_kv_cache_configs(cfg, copy.deepcopy(specs), memory),
     )
 
 
@@ -65,9 +69,7 @@ def stage_specs(config: VllmConfig) -> tuple[dict[str, Any], list[str], list[str
     from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 
     layers = config.compilation_config.static_forward_context.values()
-    backends = {
-        layer.get_attn_backend().get_name() for layer in layers if isinstance(layer, AttentionLayerBase)
-    }
+    backends = {layer.get_attn_backend().get_name() for layer in layers if isinstance(layer, AttentionLayerBase)}
     with set_current_vllm_config(config, check_compile=False):
         current_platform.update_block_size_for_backend(config)
         specs = get_kv_cache_spec(config)
@@ -134,15 +136,15 @@ def plan(
                 outcome["error"] = str(error)
             finally:
                 model.max_model_len = before
-            lengths = [
-                planning.longest(config, g, m - b) for g, m, b in zip(own, memory, per_block, strict=True) if g
-            ]
+            lengths = [planning.longest(config, g, m - b) for g, m, b in zip(own, memory, per_block, strict=True) if g]
             outcome["max_len_that_fits"] = min(lengths) if lengths else None
             result["outcomes"].append(outcome)
     return result
 
 
-def _start(planning: _Planning, config: VllmConfig, workers: list[dict], memory: list[int], groups: list) -> dict[str, Any]:
+def _start(
+    planning: _Planning, config: VllmConfig, workers: list[Specs], memory: list[int], groups: Groups
+) -> dict[str, Any]:
     from vllm.v1.core import kv_cache_utils as ku
 
     if not any(workers):

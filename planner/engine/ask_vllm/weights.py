@@ -10,7 +10,16 @@ import torch
 
 MIB = 1 << 20
 
-_VISION = ("visual", "vision", "multi_modal_projector", "mm_projector", "image_newline", "patch_embed", "audio_tower", "merger.")
+_VISION = (
+    "visual",
+    "vision",
+    "multi_modal_projector",
+    "mm_projector",
+    "image_newline",
+    "patch_embed",
+    "audio_tower",
+    "merger.",
+)
 _EMBEDDINGS = {
     "embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "embed_positions", "token_type_embeddings",
 }  # fmt: skip

@@ -7,7 +7,6 @@ the parent attached. The folder of this file is on sys.path, which is how vLLM's
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from typing import Any
 PROGRESS_EVERY_S = 5.0
 
 
-def main() -> int:
+def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     report = Report(Path(spec["events"]))
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -35,12 +34,10 @@ def main() -> int:
         for number, load in enumerate(spec["loads"], 1):
             run_load(engine, load, number, f"load {number}/{len(spec['loads'])}", report)
         report("done")
-        with contextlib.suppress(Exception):  # everything is measured; the parent ends what does not go by itself
-            engine.engine_core.shutdown()
+        signal.pause()  # the parent ends the engine; vLLM's own shutdown waits longer
     except Exception as error:
         report("error", kind=type(error).__name__, message=str(error))
         raise
-    return 0
 
 
 class Report:
@@ -179,4 +176,4 @@ def make_prompts(engine: Any, load: dict[str, Any], seed: int) -> list[list[int]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

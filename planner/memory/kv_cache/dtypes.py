@@ -98,9 +98,9 @@ KV_DTYPES = {
         KVDtype(name="turboquant_4bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=4, value_bits=4),
         KVDtype(name="turboquant_k3v4_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=4),
         KVDtype(name="turboquant_3bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=3),
-        KVDtype(name="int4_per_token_head", since=(0, 28), element="uint8", packing="int4_per_token_head"),
+        KVDtype(name="int4_per_token_head", since=(0, 25), element="uint8", packing="int4_per_token_head"),
         KVDtype(name="nvfp4_4over6", since=(0, 28), element="uint8", packing="nvfp4"),
-        KVDtype(name="nvfp4_ds_mla", since=(0, 31), element="uint8", mla_token_bytes=352),
+        KVDtype(name="nvfp4_ds_mla", since=(0, 30), element="uint8", mla_token_bytes=352),
     )
 }
 
@@ -124,10 +124,15 @@ _MODELOPT = {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}
 def checkpoint_kv_dtype(quantization: Mapping[str, object], version: VllmVersion) -> str | None:
     """What a checkpoint's own KV scheme makes of --kv-cache-dtype auto; None where it has none.
 
+    quantization: config.json's quantization_config or, without one, what hf_quant_config.json holds.
+
     modelopt: utils/torch_utils.py resolve_kv_cache_dtype_string (0.14 and later); compressed-tensors:
     layers/attention/attention.py (0.15 and later). Before, a checkpoint's scheme only brought scales.
     """
     method = quantization.get("quant_method")
+    if method is None and isinstance(quantization.get("quantization"), Mapping):
+        producer = quantization.get("producer")  # hf_quant_config.json names no method
+        method = producer.get("name") if isinstance(producer, Mapping) else None
     if not isinstance(method, str):
         return None
     if method.startswith("modelopt") and version >= (0, 14):

@@ -59,8 +59,10 @@ class CacheGroup:
         return np.maximum.reduce(counts)  # type: ignore[no-any-return]
 
 
-def cache_groups(layers: Sequence[CacheLayer], rules: Rules, *, hybrid_manager: bool) -> tuple[CacheGroup, ...]:
-    """The groups that vLLM forms."""
+def cache_groups(
+    layers: Sequence[CacheLayer], rules: Rules, *, hybrid_manager: bool, packed: bool = False
+) -> tuple[CacheGroup, ...]:
+    """The groups that vLLM forms. packed: pages of several sizes lie side by side in a block (DeepSeek-V4)."""
     if not layers:
         return ()
     if not hybrid_manager or not rules.hybrid:
@@ -69,6 +71,8 @@ def cache_groups(layers: Sequence[CacheLayer], rules: Rules, *, hybrid_manager: 
             raise Refusal("hybrid_manager_needed", rules.not_uniform, "--disable-hybrid-kv-cache-manager")
     if _is_uniform(layer.spec for layer in layers):
         return (CacheGroup(layers=tuple(layers)),)
+    if packed and len({layer.spec.page for layer in layers}) > 1:
+        return _packed(layers)
     try:
         return _hybrid(unified(layers), rules)
     except CannotUnify:
@@ -123,6 +127,34 @@ def _hybrid(layers: Sequence[CacheLayer], rules: Rules) -> tuple[CacheGroup, ...
             part = bucket[i::count] if rules.round_robin else bucket[i * size : (i + 1) * size]
             groups.append(CacheGroup(layers=tuple(part)))
     return tuple(groups)
+
+
+def _packed(layers: Sequence[CacheLayer]) -> tuple[CacheGroup, ...]:
+    """One group per kind, split where a kind repeats one pattern of pages (_get_packed_kv_cache_groups)."""
+    buckets: dict[tuple[object, ...], dict[int, list[CacheLayer]]] = {}
+    for layer in layers:
+        buckets.setdefault(layer.spec.uniform_key, {}).setdefault(layer.spec.page, []).append(layer)
+    counts = {key: {len(names) for names in pages.values()} for key, pages in buckets.items()}
+    repeats = [max(counts[key]) for key in buckets if len(counts[key]) == 1]
+    mixed = [max(counts[key]) for key, pages in buckets.items() if len(counts[key]) == 1 and len(pages) > 1]
+    size = least_padding(repeats, max(mixed)) if mixed else None
+    groups = []
+    for key, pages in buckets.items():
+        split = ceil_div(max(counts[key]), size) if size is not None and len(counts[key]) == 1 else 1
+        if split == 1:
+            groups.append(CacheGroup(layers=tuple(layer for page in pages.values() for layer in page)))
+            continue
+        pattern = list(zip(*pages.values(), strict=True))
+        groups += [
+            CacheGroup(layers=tuple(layer for repeat in pattern[i::split] for layer in repeat)) for i in range(split)
+        ]
+    return tuple(groups)
+
+
+def least_padding(counts: Sequence[int], least: int) -> int:
+    """The size from `least` on that pads these counts least; of equals the largest (_approximate_gcd)."""
+    sizes = range(least, max(counts) + 1)
+    return max(sizes, key=lambda size: (-sum(-count % size for count in counts), size), default=least)
 
 
 def group_size(counts: Sequence[int], rules: Rules) -> int:

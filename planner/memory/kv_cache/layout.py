@@ -21,20 +21,38 @@ from planner.memory.kv_cache.capacity import Layout
 from planner.memory.kv_cache.dtypes import KVDtype, kv_dtype
 from planner.memory.kv_cache.groups import CacheLayer, cache_groups
 from planner.memory.kv_cache.hybrid_manager import uses_hybrid_manager
-from planner.memory.kv_cache.specs import ChunkedSpec, CrossSpec, FullSpec, MLASpec, SlidingSpec, Spec, StateSpec
+from planner.memory.kv_cache.specs import (
+    ChunkedSpec,
+    CrossSpec,
+    FullSpec,
+    MLASpec,
+    SlidingMLASpec,
+    SlidingSpec,
+    Spec,
+    StateSpec,
+)
 from planner.memory.kv_cache.versions import Rules, rules
 from planner.memory.weights import pipeline_ranges
 from planner.model.architecture import Model
-from planner.model.attention import CrossAttention, KVAttention, LayerState, MLAttention, RecurrentState
-from planner.units import ceil_div
+from planner.model.attention import (
+    CompressedAttention,
+    CrossAttention,
+    KVAttention,
+    LayerState,
+    MLAttention,
+    RecurrentState,
+)
+from planner.units import ceil_div, round_up
 
 DEFAULT_BLOCK_SIZE, CPU_BLOCK_SIZE, CPU_MLA_BLOCK_SIZE = 16, 128, 16
 _GDN_CHECKPOINT_ALIGNMENT = 64
 """v1/attention/backends/gdn_attn.py FLASHINFER_GDN_CHECKPOINT_ALIGNMENT."""
 _MAMBA_CHUNK = 256
 """What mamba_cache_mode "all" (0.11-0.31) rounds blocks to: mamba_chunk_size, 256 in nearly every config."""
-
-Attending = KVAttention | MLAttention | CrossAttention
+_WITHOUT_CACHE_CONFIG = frozenset({"FalconForCausalLM", "RWForCausalLM"})
+"""Models whose attention is not told of --kv-cache-dtype: it stays in the model's dtype (models/falcon.py)."""
+_COMPRESSED_BLOCK_SIZE = 256
+"""DeepSeek-V4's (v1/attention/backends/mla/sparse_swa.py get_preferred_block_size)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +111,8 @@ class CacheModel:
         return frozenset(map(str, (*given, *range(edge), *range(count - edge, count))))
 
     def _dtype_name(self, index: int, state: LayerState) -> str:
+        if self.model.architecture in _WITHOUT_CACHE_CONFIG:
+            return "auto"
         windowed = getattr(state, "sliding_window", None) is not None
         if str(index) in self._skipped or (windowed and "sliding_window" in self._skipped):
             return "auto"
@@ -109,6 +129,8 @@ class CacheModel:
     @cached_property
     def resolved_dtype(self) -> str:
         """cache_dtype after all layers are built."""
+        if self._is_compressed:
+            return "fp8_ds_mla"
         stored = [self._stored_name(kept) for kept in self.kinds if isinstance(kept.state, MLAttention)]
         return stored[0] if stored else self.kv_cache_dtype
 
@@ -117,7 +139,7 @@ class CacheModel:
     def query(self, kept: Kept) -> Query:
         """What a layer asks of the attention backends."""
         state, engine = kept.state, self.engine
-        assert not isinstance(state, RecurrentState)
+        assert not isinstance(state, RecurrentState | CompressedAttention)
         common: dict[str, Any] = {
             "version": engine.vllm_version,
             "device": self.gpu.name,
@@ -153,7 +175,12 @@ class CacheModel:
 
     @cached_property
     def _forced(self) -> tuple[str | None, int | None]:
-        """(backend, FlashAttention version) that a model's own rule sets (models/config.py Gemma4Config)."""
+        """(backend, FlashAttention version) that the dtype or a model's own rule sets.
+
+        engine/arg_utils.py (TurboQuant), models/config.py Gemma4Config.
+        """
+        if self.kv_cache_dtype.startswith("turboquant_"):
+            return None, 2
         sizes = {s.head_size for layer in self.model.layers for s in layer.states if isinstance(s, KVAttention)}
         if not self.model.architecture.startswith("Gemma4") or len(sizes) < 2:
             return None, None
@@ -178,7 +205,7 @@ class CacheModel:
         return {
             kept: backends.select(self.query(kept), wanted)
             for kept in self.kinds
-            if not isinstance(kept.state, RecurrentState)
+            if not isinstance(kept.state, RecurrentState | CompressedAttention)
         }
 
     @cached_property
@@ -196,17 +223,30 @@ class CacheModel:
         """For display: the backend of the first attention layer."""
         if self.gpu.kind == "cpu":
             return "CPU_MLA" if self._is_mla else "CPU_ATTN"
+        if self._is_compressed:
+            return "FLASHMLA_SPARSE_DSV4"
         return self.backends[0][0].name if self.backends else None
 
     @cached_property
     def _is_mla(self) -> bool:
         return any(isinstance(kept.state, MLAttention) for kept in self.kinds)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the KV cache layout puts the block outermost, so that pages of several sizes share one."""
+        return self._is_compressed
+
+    @cached_property
+    def _is_compressed(self) -> bool:
+        return any(isinstance(kept.state, CompressedAttention) for kept in self.kinds)
+
     # --- block size --------------------------------------------------------------------------------------------------
 
     @cached_property
     def attention_block_size(self) -> int:
         """Before hybrids and mixed dtypes are aligned."""
+        if self._is_compressed:
+            return _COMPRESSED_BLOCK_SIZE
         if self.gpu.kind == "cpu":
             return CPU_MLA_BLOCK_SIZE if self._is_mla else self.engine.block_size or CPU_BLOCK_SIZE
         if not self.rules.backend_block_size:
@@ -379,7 +419,7 @@ class CacheModel:
         """Bytes of one token of one layer on one rank."""
         if isinstance(state, MLAttention):
             return dtype.latent_bytes(state.latent_size, self.engine.dtype)
-        assert not isinstance(state, RecurrentState)
+        assert not isinstance(state, RecurrentState | CompressedAttention)
         value = getattr(state, "value_size", state.head_size)
         return self._kv_heads(state) * dtype.head_bytes(state.head_size, value, self.engine.dtype)
 
@@ -392,6 +432,8 @@ class CacheModel:
             yield self._state_spec(state)
         elif isinstance(state, MLAttention):
             yield from self._mla_specs(kept, state)
+        elif isinstance(state, CompressedAttention):
+            yield from compressed_specs(state, self.block_size)
         else:
             yield self._attention_spec(kept, state)
 
@@ -450,12 +492,50 @@ def indexer_bytes(head_dim: int) -> int:
     return head_dim + head_dim // 128 * 4
 
 
+_COMPRESSED_TOKEN, _COMPRESSED_ALIGNMENT = 584, 576
+"""448 fp8 values, 64 rotary ones in bf16 and 8 scales; pages are multiples of FlashMLA's stride."""
+
+
+def compressed_specs(state: CompressedAttention, block_size: int) -> Iterator[Spec]:
+    """One DeepSeek-V4 layer's caches, in vLLM's order (vllm/models/deepseek_v4, fp8_ds_mla layout, 0.33)."""
+
+    def page(nbytes: int) -> int:
+        return round_up(nbytes, _COMPRESSED_ALIGNMENT)
+
+    def window(rows: int, token: int, length: int) -> SlidingMLASpec:
+        return SlidingMLASpec(block_size=rows, token_bytes=token, window=length, padded=page(rows * token))
+
+    def compressed(token: int) -> MLASpec:
+        rows = block_size // state.compress_ratio
+        return MLASpec(
+            block_size=block_size, token_bytes=0, shape=(token, state.compress_ratio), padded=page(rows * token)
+        )
+
+    def compressor(width: int) -> SlidingMLASpec:
+        overlap = 2 if state.compress_ratio == 4 else 1
+        rows = 4 if state.compress_ratio == 4 else 8
+        return window(rows, 2 * overlap * width * 4, overlap * state.compress_ratio)
+
+    yield window(64, _COMPRESSED_TOKEN, state.sliding_window)
+    if state.index_head_dim is not None:
+        yield compressed(indexer_bytes(state.index_head_dim))
+        yield compressor(state.index_head_dim)
+    if state.compress_ratio > 1:
+        yield compressed(_COMPRESSED_TOKEN)
+        yield compressor(state.head_dim)
+
+
 def make_layout(cache: CacheModel) -> Layout:
     """The layout of one engine's cache. Refusal where no backend takes the model with these flags."""
     engine, model = cache.engine, cache.model
+    if cache.rules.common_layout:
+        backends.check_layouts(cache.backends)
     return Layout(
         groups=cache_groups(
-            tuple(cache.layers()), cache.rules, hybrid_manager=uses_hybrid_manager(model, engine)
+            tuple(cache.layers()),
+            cache.rules,
+            hybrid_manager=uses_hybrid_manager(model, engine),
+            packed=cache.is_packed,
         ),
         stages=pipeline_ranges(len(model.layers), engine.pipeline_parallel_size),
         block_size=cache.block_size,

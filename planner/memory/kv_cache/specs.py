@@ -107,6 +107,13 @@ class SlidingSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlidingMLASpec(SlidingSpec):
+    """SlidingWindowMLASpec: DeepSeek-V4's windows and the states of its compressors."""
+
+    kind: ClassVar[str] = "sliding_window_mla"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChunkedSpec(Spec):
     """ChunkedLocalAttentionSpec: the chunk and what is in flight."""
 

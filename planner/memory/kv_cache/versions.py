@@ -12,6 +12,10 @@ from typing import Any, Literal
 from planner.engine.version import VllmVersion
 
 
+CONVERT = "Hybrid KV cache manager is disabled but failed to convert the KV cache specs to one unified type."
+PROMOTE = "Failed to promote local KV cache specs to one unified type."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """How one version plans. The defaults are those of the oldest version known."""
@@ -64,9 +68,9 @@ class Rules:
     """The attention backend decides the block size; before, a table for MLA."""
     mixed_dtypes: bool = False
     """Blocks grow where layers of several KV dtypes share a pool."""
-    not_uniform: str = (
-        "Hybrid KV cache manager is disabled but failed to convert the KV cache specs to one unified type."
-    )
+    common_layout: bool = False
+    """All backends must share a KV cache layout."""
+    not_uniform: str = CONVERT
     """Where a model cannot do without the hybrid manager."""
     wording: str = "0.6"
     """Which sentences of planner.memory.kv_cache.messages."""
@@ -74,22 +78,21 @@ class Rules:
 
 _CHANGES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((0, 8), {"length_check": "bytes", "wording": "0.8"}),
-    (
-        (0, 9),
-        {"hybrid": True, "tokens": "groups", "concurrency": "blocks", "wording": "0.9"},
-    ),
+    ((0, 9), {"hybrid": True, "tokens": "groups", "concurrency": "blocks", "wording": "0.9"}),
     ((0, 11), {"mixed_full": True, "round_robin": True, "mamba_modes": ("none", "all")}),
     ((0, 12), {"unify_pages": True, "larger_group": (5, 4)}),
     ((0, 14), {"padding_needed": True, "auto_fit": True, "wording": "0.14"}),
     ((0, 15), {"mamba_modes": ("none", "align", "all"), "mamba_all_first": True}),
     ((0, 18), {"larger_group": (3, 2), "backend_block_size": True}),
-    ((0, 20), {"override_in_check": True, "hybrid_by_backend": True}),
-    ((0, 21), {"tokens": "concurrency"}),
-    ((0, 24), {"wording": "0.24"}),
-    ((0, 26), {"concurrent_batches": True, "window_blocks": True}),
-    ((0, 28), {"mamba_all_first": False, "hybrid_mla_alignment": 128, "mixed_dtypes": True}),
+    ((0, 20), {"hybrid_by_backend": True}),
+    ((0, 21), {"tokens": "concurrency", "override_in_check": True}),
+    ((0, 22), {"wording": "0.24"}),
+    ((0, 25), {"window_blocks": True, "mixed_dtypes": True}),
+    ((0, 26), {"concurrent_batches": True}),
+    ((0, 27), {"hybrid_mla_alignment": 128, "not_uniform": PROMOTE}),
+    ((0, 28), {"mamba_all_first": False}),
     ((0, 29), {"null_block": True}),
-    ((0, 28), {"not_uniform": "Failed to promote local KV cache specs to one unified type."}),
+    ((0, 30), {"common_layout": True}),
     ((0, 31), {"common_block_size": True}),
     ((0, 32), {"hybrid_every_backend": True, "mamba2_checkpoint": True, "mamba_modes": ("none", "align")}),
     ((0, 33), {"gdn_checkpoint": True}),

@@ -119,9 +119,10 @@ class ModelOptCheckpoint(Quantization):
         """The algorithm of the first listed module below each prefix."""
         parents: dict[str, str] = {}
         for name, layer in self.layers.items():
-            parts = name.split(".")
-            for end in range(1, len(parts)):
-                parents.setdefault(".".join(parts[:end]), _algo(layer))
+            parent = name.rpartition(".")[0]
+            while parent and parent not in parents:  # a known one has all of its own parents there
+                parents[parent] = _algo(layer)
+                parent = parent.rpartition(".")[0]
         return parents
 
     # --- matching ---------------------------------------------------------------------------------------------------

@@ -7,13 +7,19 @@ in the checkpoint ("...q_proj"); the parts must agree. Lists are compiled once: 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import translate
 from functools import cached_property
+from typing import Generic, TypeVar
 
 from planner.errors import InputError, Refusal
 
 Matcher = Callable[[str], bool]
+T = TypeVar("T")
+
+_WILD = {*"*?["}
+_NUMBER = re.compile(r"\.\d+\.")
+_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def shard_names(name: str, packed: Sequence[str]) -> tuple[str, ...]:
@@ -31,11 +37,15 @@ def compiled(pattern: str, key: str) -> re.Pattern[str]:
 
 
 class NameList:
-    """A list of module names and patterns, with vLLM's ways of asking whether it contains a name."""
+    """A list of module names and patterns, with vLLM's ways of asking whether it contains a name.
+
+    Published lists name every layer: entries are kept by the layer that they name, so that a name is compared with few.
+    """
 
     def __init__(self, entries: Iterable[str], key: str) -> None:
         self.entries = tuple(entries)
         self.key = key
+        _ = self._regexes  # a wrong pattern is found here, not with the first module
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -49,13 +59,12 @@ class NameList:
         return tuple(compiled(entry[3:], self.key) for entry in self.entries if entry.startswith("re:"))
 
     @cached_property
-    def _anywhere(self) -> re.Pattern[str] | None:
-        return re.compile("|".join(map(re.escape, self.entries))) if self.entries else None
+    def _parts(self) -> ByLayer[str]:
+        return ByLayer((entry, entry) for entry in self.entries)
 
     @cached_property
-    def _wildcards(self) -> re.Pattern[str] | None:
-        patterns = [translate(entry) for entry in self.entries if any(c in entry for c in "*?[")]
-        return re.compile("|".join(patterns)) if patterns else None
+    def _wildcards(self) -> ByLayer[Matcher]:
+        return ByLayer((entry, wildcard(entry)) for entry in self.entries if _WILD & {*entry})
 
     def exact(self, name: str) -> bool:
         """The name itself is an entry."""
@@ -63,11 +72,11 @@ class NameList:
 
     def inside(self, name: str) -> bool:
         """An entry is a part of the name, anywhere."""
-        return self._anywhere is not None and self._anywhere.search(name) is not None
+        return any(entry in name for entry in self._parts.near(name))
 
     def wildcard(self, name: str) -> bool:
         """A shell-style entry matches the whole name."""
-        return self._wildcards is not None and self._wildcards.match(name) is not None
+        return any(match(name) for match in self._wildcards.near(name))
 
     def exact_or_regex(self, name: str) -> bool:
         """The name is an entry, or an entry "re:..." matches its start (config_utils.is_equal_or_regex_match)."""
@@ -75,7 +84,37 @@ class NameList:
 
     def inside_entries(self, name: str) -> bool:
         """The name is a part of an entry about experts: how an exact list excludes a stack of experts."""
-        return any(name in entry for entry in self.entries if "experts" in entry)
+        return any(name in entry for entry in self._about_experts)
+
+    @cached_property
+    def _about_experts(self) -> tuple[str, ...]:
+        return tuple(entry for entry in self.entries if "experts" in entry)
+
+
+class ByLayer(Generic[T]):
+    """Things filed under a number that stands alone in their name (".12."), which a matching name must contain too."""
+
+    def __init__(self, named: Iterable[tuple[str, T]]) -> None:
+        self.anywhere: list[T] = []
+        self.by_number: dict[str, list[T]] = {}
+        for name, thing in named:
+            number = _NUMBER.search(name) if "[" not in name else None
+            (self.by_number.setdefault(number[0], []) if number else self.anywhere).append(thing)
+
+    def near(self, name: str) -> Iterator[T]:
+        """What may match the name."""
+        yield from self.anywhere
+        for number in {*_NUMBERS.findall(name)}:
+            yield from self.by_number.get(f".{number}.", ())
+
+
+def wildcard(pattern: str) -> Matcher:
+    """A shell-style pattern as a function; the usual ones without a regular expression."""
+    head, star, tail = pattern.partition("*")
+    if star and not _WILD & {*head, *tail}:
+        return lambda name: len(name) >= len(pattern) - 1 and name.startswith(head) and name.endswith(tail)
+    matches = re.compile(translate(pattern)).match
+    return lambda name: matches(name) is not None
 
 
 def skipped(names: NameList, match: Matcher, name: str, packed: Sequence[str]) -> bool:

@@ -228,7 +228,7 @@ class Fp8(Stored):
     def stack(self, s: Stack) -> Iterator[Named]:
         if self.scales == "block" and self.must_divide == "nothing":
             s = s.padded(round_up(s.width, self.block[0]))
-        if self.on_marlin(s.capability):
+        if not kernels.has_fp8_cores(s.capability):  # Triton has blocks on Ada too, unlike the linear kernels
             yield from self._marlin_stack(s)
             return
         w13, w2 = s.weights(8)

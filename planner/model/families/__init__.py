@@ -15,7 +15,21 @@ from planner.model.config import Config
 
 Family = Callable[[Config, str], Model]
 
-_MODULES = ("dense", "classic", "gemma", "transformers_backend", "moe", "hybrid", "vision", "kimi_minimax", "encoder")
+_MODULES = (
+    "dense",
+    "classic",
+    "gemma",
+    "transformers_backend",
+    "moe",
+    "latent",
+    "deepseek_v4",
+    "mamba",
+    "delta_net",
+    "hybrid",
+    "vision",
+    "kimi_minimax",
+    "encoder",
+)
 _registry: dict[str, Family] = {}
 
 

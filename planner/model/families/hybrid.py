@@ -1,19 +1,15 @@
-"""Models with recurrent layers: Mamba, gated delta nets, short convolutions, alone or beside attention."""
+"""Models whose layers differ: Mamba or short convolutions beside attention, widths that change from layer to layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Sequence
 
-from planner.errors import Refusal
 from planner.model.architecture import Layer, Model
-from planner.model.attention import KVAttention, LayerState, RecurrentState, StateShape
+from planner.model.attention import LayerState, RecurrentState, StateShape
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
     Dims,
-    Rope,
     decoder,
     dims,
     gated_mlp,
@@ -26,22 +22,16 @@ from planner.model.families.common import (
     rope,
     rotary_cache,
 )
-from planner.model.families.moe import (
+from planner.model.families.mamba import Groups, Mamba1, Mamba2, unquantized
+from planner.model.families.moe import granite_shared_mlp
+from planner.model.families.sparse import (
     W123,
-    Latent,
     count,
     flag,
-    granite_shared_mlp,
     hidden_over_heads,
-    latent,
-    mla_attention,
     moe_sizes,
-    mtp_parameters,
-    partial_rope,
     per_layer,
-    qwen_sparse_layers,
     rotary,
-    router,
     sparse_mlp,
     two_norms,
     unstaged_decoder,
@@ -51,217 +41,11 @@ from planner.model.modules import (
     Experts,
     Fp32Gate,
     Heads,
-    Kind,
     Linear,
     Module,
     PartsWeight,
-    Placement,
-    Tensor,
     Weight,
 )
-
-# --- Mamba 1 -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mamba1:
-    """The sizes of a MambaMixer (layers/mamba/mamba_mixer.py); none of its linears is ever quantized."""
-
-    hidden: int
-    intermediate: int
-    state: int
-    kernel: int
-    time_step_rank: int
-    conv_bias: bool
-    bias: bool
-    norms: Literal["weighted", "plain", "none"]
-    """Of the time step, B and C; plain ones have no parameter, but vLLM keeps a tensor of ones for each."""
-
-    def modules(self, prefix: str = "mixer") -> tuple[Module, ...]:
-        rank, state = self.time_step_rank, self.state
-        kind: Kind = "param" if self.norms == "weighted" else "attr"
-        norms = tuple(
-            Weight(name=f"{prefix}.{part}_layernorm.weight", shape=(size,), kind=kind)
-            for part, size in (("dt", rank), ("b", state), ("c", state))
-        )
-        return (
-            _plain(f"{prefix}.conv1d", self.kernel, self.intermediate, bias=self.conv_bias),
-            _plain(f"{prefix}.in_proj", self.hidden, self.intermediate, self.intermediate, bias=self.bias),
-            _plain(f"{prefix}.x_proj", self.intermediate, rank + 2 * state, split="row"),
-            _plain(f"{prefix}.dt_proj", rank, self.intermediate, bias=True),
-            Weight(
-                name=f"{prefix}.A",
-                shape=(self.intermediate, state),
-                split=0,
-                dtype="float32",
-                group="attention",
-            ),
-            Weight(name=f"{prefix}.D", shape=(self.intermediate,), split=0, group="attention"),
-            _plain(f"{prefix}.out_proj", self.intermediate, self.hidden, split="row", bias=self.bias),
-            *(() if self.norms == "none" else norms),
-        )
-
-    def recurrent(self) -> RecurrentState:
-        conv = StateShape(shape=(self.kernel - 1, self.intermediate), split=1, role="conv", grows=False)
-        ssm = StateShape(shape=(self.intermediate, self.state), split=0, role="ssm")
-        return RecurrentState(type="mamba1", states=(conv, ssm))
-
-
-def _plain(
-    name: str, inputs: int, *outputs: int | Heads, split: str = "column", bias: bool = False
-) -> Linear:
-    """A linear of a mixer that vLLM builds without a quantization config."""
-    return Linear(
-        name=name,
-        inputs=inputs,
-        outputs=outputs,
-        split=split,  # type: ignore[arg-type]
-        bias=bias,
-        group="attention",
-        quantizable=False,
-    )
-
-
-# --- Mamba 2 -------------------------------------------------------------------------------------------------------
-
-
-class Groups(Heads):
-    """Mamba 2's groups: divided by tensor parallelism, or replicated where there is only one."""
-
-    def local(self, tp: int) -> int:
-        if self.count % tp and self.count != 1:
-            raise Refusal(
-                "mamba_groups_not_divisible",
-                "If tensor parallel world size does not divide num_groups, then num_groups must equal 1.",
-                "--tensor-parallel-size",
-            )
-        return self.count // tp if self.count % tp == 0 else 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mamba2:
-    """The sizes of a MambaMixer2 (layers/mamba/mamba_mixer2.py)."""
-
-    hidden: int
-    intermediate: int
-    state: int
-    kernel: int
-    groups: int
-    heads: int
-    head_dim: int
-    conv_bias: bool
-    bias: bool
-    gated_norm: bool = True
-
-    def modules(self, prefix: str = "mixer") -> tuple[Module, ...]:
-        group = Groups(count=self.groups, size=self.state)
-        in_proj = Linear(
-            name=f"{prefix}.in_proj",
-            inputs=self.hidden,
-            outputs=(self.intermediate, self.intermediate, group, group, self.heads),
-            split="column",
-            bias=self.bias,
-            group="attention",
-        )
-        out_proj = Linear(
-            name=f"{prefix}.out_proj",
-            inputs=self.intermediate,
-            outputs=(self.hidden,),
-            split="row",
-            bias=self.bias,
-            group="attention",
-        )
-        gated = (Weight(name=f"{prefix}.norm.weight", shape=(self.intermediate,), split=0),)
-        return (
-            _plain(f"{prefix}.conv1d", self.kernel, self.intermediate, group, group, bias=self.conv_bias),
-            in_proj,
-            *(self._per_head(f"{prefix}.{name}", dtype) for name, dtype in _MAMBA2_VECTORS),
-            out_proj,
-            *(gated if self.gated_norm else ()),
-        )
-
-    def _per_head(self, name: str, dtype: str | None) -> Weight:
-        return Weight(name=name, shape=(self.heads,), split=0, dtype=dtype, group="attention")
-
-    def recurrent(self, ssm_dtype: str = "auto") -> RecurrentState:
-        conv = StateShape(
-            shape=(self.kernel - 1, self.intermediate),
-            split=1,
-            role="conv",
-            groups=Groups(count=self.groups, size=2 * self.state),
-        )
-        ssm = StateShape(
-            shape=(self.heads, self.head_dim, self.state), split=0, role="ssm", dtype=ssm_dtype
-        )
-        return RecurrentState(type="mamba2", states=(conv, ssm))
-
-
-_MAMBA2_VECTORS: tuple[tuple[str, str | None], ...] = (("A", "float32"), ("D", None), ("dt_bias", None))
-
-
-# --- pure Mamba ----------------------------------------------------------------------------------------------------
-
-
-def _mamba_model(
-    config: Config, name: str, layers: tuple[Layer, ...], hidden: int, vocab: int, **others: object
-) -> Model:
-    return unstaged_decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=hidden,
-        vocab=vocab,
-        heads=0,
-        embedding="backbone.embeddings",
-        final_norm=norm("backbone.norm_f", hidden),
-        quantizable_head=False,
-        layer_prefix="backbone.layers.",
-        **others,
-    )
-
-
-@family("MambaForCausalLM", "FalconMambaForCausalLM")
-def mamba(config: Config, name: str) -> Model:
-    """models/mamba.py; Falcon-Mamba's norms on the time step, B and C have no weights."""
-    hidden = config.int("hidden_size")
-    rank = config.raw("time_step_rank")
-    mixer = Mamba1(
-        hidden=hidden,
-        intermediate=config.int("intermediate_size", int(config.number("expand", 2)) * hidden),
-        state=config.int("state_size"),
-        kernel=config.int("conv_kernel"),
-        time_step_rank=-(-hidden // 16) if rank == "auto" or rank is None else config.int("time_step_rank"),
-        conv_bias=config.bool("use_conv_bias"),
-        bias=config.bool("use_bias"),
-        norms="plain" if config.str("model_type") == "falcon_mamba" else "none",
-    )
-    layer = Layer(modules=(*mixer.modules(), *norm("norm", hidden)), state=mixer.recurrent())
-    return _mamba_model(
-        config, name, repeat(config.int("num_hidden_layers"), lambda _: layer), hidden, config.int("vocab_size")
-    )
-
-
-
-
-@family("Mamba2ForCausalLM")
-def mamba2(config: Config, name: str) -> Model:
-    """models/mamba2.py."""
-    hidden = config.int("hidden_size")
-    mixer = Mamba2(
-        hidden=hidden,
-        intermediate=config.int("intermediate_size", int(config.number("expand") * hidden)),
-        state=config.int("state_size"),
-        kernel=config.int("conv_kernel"),
-        groups=config.int("n_groups"),
-        heads=config.int("num_heads"),
-        head_dim=config.int("head_dim"),
-        conv_bias=config.bool("use_conv_bias"),
-        bias=config.bool("use_bias"),
-    )
-    layer = Layer(modules=(*mixer.modules(), *norm("norm", hidden)), state=mixer.recurrent())
-    layers = repeat(config.int("num_hidden_layers"), lambda _: layer)
-    return _mamba_model(config, name, layers, hidden, config.int("vocab_size"), supports_pp=False)
-
 
 # --- Mamba beside attention ----------------------------------------------------------------------------------------
 
@@ -327,14 +111,19 @@ def _bare_attention(d: Dims) -> tuple[Module, ...]:
             group="attention",
             packed=("q_proj", "k_proj", "v_proj"),
         ),
-        Linear(
-            name="o_proj", inputs=d.heads * d.head_dim, outputs=(d.hidden,), split="row", group="attention"
-        ),
+        Linear(name="o_proj", inputs=d.heads * d.head_dim, outputs=(d.hidden,), split="row", group="attention"),
         AttentionScales(name="attn"),
     )
 
 
-_NEMOTRON_LETTERS = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "moe": "E", "mlp": "-"}
+_NEMOTRON_LETTERS = {
+    "mamba": "M",
+    "linear_attention": "M",
+    "attention": "*",
+    "full_attention": "*",
+    "moe": "E",
+    "mlp": "-",
+}
 
 
 def _nemotron_pattern(config: Config, letters: str, names: str) -> str:
@@ -360,19 +149,14 @@ def nemotron_h(config: Config, name: str) -> Model:
     pattern = _nemotron_pattern(config, "hybrid_override_pattern", "layers_block_type")
     if config.has("num_hidden_layers") and config.int("num_hidden_layers") != len(pattern):
         key = "layers_block_type" if config.has("layers_block_type") else "hybrid_override_pattern"
-        raise config.error(
-            key, f"has {len(pattern)} layers, num_hidden_layers says {d.layers}; correct one of them"
-        )
+        raise config.error(key, f"has {len(pattern)} layers, num_hidden_layers says {d.layers}; correct one of them")
     ssm = config.str("mamba_ssm_cache_dtype", default="float32")
     mixers = _nemotron_mixers(config, d)
     widths = _nemotron_widths(config, pattern)
 
     def layer(index: int) -> Layer:
         letter = pattern[index]
-        if letter == "-":
-            modules = _nemotron_mlp(config, d.hidden, widths[index])
-        else:
-            modules = mixers[letter]
+        modules = _nemotron_mlp(config, d.hidden, widths[index]) if letter == "-" else mixers[letter]
         return Layer(modules=(*modules, *norm("norm", d.hidden)), state=_nemotron_state(config, d, letter, ssm))
 
     return unstaged_decoder(
@@ -383,6 +167,7 @@ def nemotron_h(config: Config, name: str) -> Model:
         vocab=d.vocab,
         heads=d.heads,
         final_norm=norm("model.norm_f", d.hidden),
+        tie=False,  # the class never ties its head
         extra_parameters=_nemotron_mtp(config, d, mixers),
     )
 
@@ -498,7 +283,7 @@ def _nemotron_mtp(config: Config, d: Dims, mixers: dict[str, tuple[Module, ...]]
 
 @family("GraniteMoeHybridForCausalLM")
 def granite_hybrid(config: Config, name: str) -> Model:
-    """models/granitemoehybrid.py: Mamba 2 or attention, then experts and a shared MLP, either of which may be absent."""
+    """models/granitemoehybrid.py: Mamba 2 or attention, then experts and a shared MLP or only one of them."""
     d = hidden_over_heads(dims(config))
     mixer = Mamba2(
         hidden=d.hidden,
@@ -548,7 +333,7 @@ def _granite_attention(config: Config, types: Sequence[str]) -> tuple[bool, ...]
 
 
 def _auto_head_dim(config: Config, key: str, hidden: int) -> int:
-    """"auto" stands for an even share of the expanded width."""
+    """ "auto" stands for an even share of the expanded width."""
     if config.raw(key) == "auto":
         return config.int("mamba_expand") * hidden // config.int("mamba_n_heads")
     return config.int(key)
@@ -605,323 +390,13 @@ def falcon_h1(config: Config, name: str) -> Model:
     )
 
 
-# --- gated delta nets: Qwen3-Next, Qwen3.5 -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaNet:
-    """The sizes of a QwenGatedDeltaNetAttention (layers/mamba/gdn/qwen_gdn_linear_attn.py)."""
-
-    hidden: int
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    kernel: int
-    interleaved: bool
-    """Qwen3-Next's checkpoint holds q, k, v and z in one tensor, group by group; Qwen3.5's has them apart."""
-
-    @property
-    def keys(self) -> int:
-        return self.key_heads * self.key_dim
-
-    @property
-    def values(self) -> int:
-        return self.value_heads * self.value_dim
-
-    def modules(self, prefix: str = "linear_attn") -> tuple[Module, ...]:
-        qkvz = (self.keys, self.keys, self.values, self.values)
-        return (
-            _plain(f"{prefix}.conv1d", self.kernel, 2 * self.keys + self.values),
-            Linear(
-                name=f"{prefix}.in_proj_qkvz",
-                inputs=self.hidden,
-                outputs=(sum(qkvz),) if self.interleaved else qkvz,
-                split="column",
-                group="attention",
-                packed=() if self.interleaved else ("in_proj_qkv", "in_proj_z"),
-            ),
-            (Linear if self.interleaved else DeltaNetGates)(
-                name=f"{prefix}.in_proj_ba",
-                inputs=self.hidden,
-                outputs=(2 * self.value_heads,) if self.interleaved else (self.value_heads, self.value_heads),
-                split="column",
-                group="attention",
-                packed=() if self.interleaved else ("in_proj_b", "in_proj_a"),
-            ),
-            Weight(name=f"{prefix}.dt_bias", shape=(self.value_heads,), split=0, group="attention"),
-            Weight(name=f"{prefix}.A_log", shape=(self.value_heads,), split=0, dtype="float32", group="attention"),
-            *norm(f"{prefix}.norm", self.value_dim),
-            Linear(
-                name=f"{prefix}.out_proj",
-                inputs=self.values,
-                outputs=(self.hidden,),
-                split="row",
-                group="attention",
-            ),
-        )
-
-    def recurrent(self, ssm_dtype: str = "auto") -> RecurrentState:
-        conv = StateShape(shape=(self.kernel - 1, 2 * self.keys + self.values), split=1, role="conv")
-        ssm = StateShape(
-            shape=(self.value_heads, self.value_dim, self.key_dim), split=0, role="ssm", dtype=ssm_dtype
-        )
-        return RecurrentState(type="gdn_attention", states=(conv, ssm))
-
-
-class DeltaNetGates(Linear):
-    """in_proj_ba of Qwen3.5, which vLLM replicates under AWQ and GPTQ: its shards would be too small for Marlin."""
-
-    def tensors(self, at: Placement) -> Iterator[Tensor]:
-        whole = at.capability is not None and at.quantization is not None and at.quantization.name in _MARLIN_ONLY
-        return super().tensors(replace(at, tp_size=1) if whole else at)
-
-
-_MARLIN_ONLY = ("awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "inc", "auto-round")
-
-
-def _delta_net(config: Config, *, interleaved: bool) -> DeltaNet:
-    return DeltaNet(
-        hidden=config.int("hidden_size"),
-        key_heads=config.int("linear_num_key_heads"),
-        value_heads=config.int("linear_num_value_heads"),
-        key_dim=config.int("linear_key_head_dim"),
-        value_dim=config.int("linear_value_head_dim"),
-        kernel=config.int("linear_conv_kernel_dim"),
-        interleaved=interleaved,
-    )
-
-
-def _gated_attention(config: Config, d: Dims) -> tuple[Module, ...]:
-    """Qwen3NextAttention: as many gate rows as query rows (attn_output_gate), norms on q and k."""
-    gated = flag(config, "attn_output_gate", otherwise=True)
-    kv = Heads(count=d.kv_heads, size=d.head_dim)
-    qkv = Linear(
-        name="self_attn.qkv_proj",
-        inputs=d.hidden,
-        outputs=(d.heads * d.head_dim * (2 if gated else 1), kv, kv),
-        split="column",
-        bias=flag(config, "qkv_bias"),
-        group="attention",
-        packed=("q_proj", "k_proj", "v_proj"),
-    )
-    return (qkv, *qkv_attention(d, qk_norm=d.head_dim)[1:])
-
-
-def _full_attention(config: Config, layers: int) -> tuple[bool, ...]:
-    """Which layers attend: layer_types, or every full_attention_interval-th."""
-    types = layer_types(config, layers)
-    if types is None:
-        every = count(config, "full_attention_interval", 4) or 4
-        return tuple((index + 1) % every == 0 for index in range(layers))
-    for kind in types:
-        if kind not in ("linear_attention", "full_attention"):
-            raise config.error(
-                "layer_types", f"has an unknown layer type {kind!r}; known: linear_attention, full_attention"
-            )
-    return tuple(kind == "full_attention" for kind in types)
-
-
-def _delta_net_layers(
-    config: Config,
-    d: Dims,
-    net: DeltaNet,
-    is_sparse: Callable[[int], bool],
-    ssm_dtype: str = "auto",
-) -> tuple[Layer, ...]:
-    """Layers that attend or are a gated delta net, with a sparse or a dense MLP."""
-    attends = _full_attention(config, d.layers)
-    sparse = _qwen_block(config, d.hidden) if any(map(is_sparse, range(d.layers))) else ()
-    dense = () if all(map(is_sparse, range(d.layers))) else gated_mlp(d.hidden, config.int("intermediate_size"))
-    attention, state = _gated_attention(config, d), net.recurrent(ssm_dtype)
-    scales: tuple[Weight, ...] = ()
-    if flag(config, "layer_scale"):
-        scales = tuple(Weight(name=f"{part}_layer_scale", shape=(1, 1, d.hidden)) for part in ("attn", "ffn"))
-
-    def layer(index: int) -> Layer:
-        mixing = attention if attends[index] else net.modules()
-        mlp = sparse if is_sparse(index) else dense
-        return Layer(
-            modules=(*mixing, *mlp, *two_norms(d.hidden), *scales),
-            state=kv_state(d) if attends[index] else state,
-        )
-
-    return repeat(d.layers, layer, lambda index: (attends[index], is_sparse(index)))
-
-
-def _qwen_block(config: Config, hidden: int) -> tuple[Module, ...]:
-    """Qwen3NextSparseMoeBlock: a gated shared expert; the gate is there even without the expert."""
-    return sparse_mlp(
-        hidden,
-        moe_sizes(config, count="num_experts"),
-        shared=count(config, "shared_expert_intermediate_size"),
-        shared_name="shared_expert",
-        shared_gate=True,
-    )
-
-
-def _qwen_mtp(config: Config, d: Dims, layers: Sequence[Layer], number: int) -> dict[str, int]:
-    """Layers that only models/qwen3_next_mtp.py and qwen3_5_mtp.py load: attention layers, a projection, three norms."""
-    attending = next((layer for layer in layers if isinstance(layer.state, KVAttention)), None)
-    if not number or attending is None:
-        return {}
-    return {"MTP layers": number * attending.parameters + 2 * d.hidden * d.hidden + 3 * d.hidden}
-
-
-@family("Qwen3NextForCausalLM")
-def qwen3_next(config: Config, name: str) -> Model:
-    """models/qwen3_next.py: three gated delta nets to one attention layer, all with experts by default."""
-    d = dims(config)
-    layers = _delta_net_layers(config, d, _delta_net(config, interleaved=True), qwen_sparse_layers(config))
-    return unstaged_decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
-        last_only=("norm",),
-        tie=False,
-        everywhere=(rotary(config, d.head_dim),),
-        # The config does not say that the checkpoint has one.
-        extra_parameters=_qwen_mtp(config, d, layers, 1),
-    )
-
-
-@family("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
-def qwen3_5(config: Config, name: str) -> Model:
-    """models/qwen3_5.py, text only."""
-    return qwen3_5_text(config, name)
-
-
-def qwen3_5_text(config: Config, name: str, **others: object) -> Model:
-    """The decoder of models/qwen3_5.py, alone or as the language model of a vision-language one.
-
-    The model type alone decides whether its MLPs are sparse.
-    """
-    d = dims(config)
-    sparse = "moe" in config.str("model_type")
-    ssm = config.optional_str("mamba_ssm_dtype") or "auto"
-    net = _delta_net(config, interleaved=False)
-    layers = _delta_net_layers(config, d, net, lambda index: sparse, ssm)
-    # Positions never exceed the tokens, so no room for four times as many (mrope_positions_factor).
-    cache = rotary(config, d.head_dim, positions_factor=1)
-    everywhere = (cache, *tuple(others.pop("everywhere", ())))  # type: ignore[call-overload]
-    return unstaged_decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
-        last_only=("norm", "lm_head"),
-        everywhere=everywhere,
-        extra_parameters=_qwen_mtp(config, d, layers, count(config, "mtp_num_hidden_layers")),
-        **others,
-    )
-
-
-# --- Kimi Linear ---------------------------------------------------------------------------------------------------
-
-
-def _kimi_delta(hidden: int, heads: int, head_dim: int, kernel: int) -> tuple[tuple[Module, ...], RecurrentState]:
-    """KimiGatedDeltaNetAttention (layers/mamba/gdn/kimi_gdn_linear_attn.py), without the full-rank gate of Kimi-K3."""
-    width = heads * head_dim
-    whole = Heads(count=1, size=head_dim)  # one "head", so on every rank
-
-    def column(name: str, inputs: int, *outputs: int | Heads, packed: tuple[str, ...] = ()) -> Linear:
-        return Linear(
-            name=f"self_attn.{name}",
-            inputs=inputs,
-            outputs=outputs,
-            split="column",
-            group="attention",
-            packed=packed,
-        )
-
-    parts = ("q_proj", "k_proj", "v_proj", "b_proj", "f_a_proj")
-    fp32 = {"split": 0, "dtype": "float32", "group": "attention"}
-    modules: tuple[Module, ...] = (
-        column("in_proj_qkvgfab", hidden, width, width, width, heads, whole, packed=parts),
-        column("f_b_proj", head_dim, width),
-        Weight(name="self_attn.dt_bias", shape=(width,), **fp32),  # type: ignore[arg-type]
-        Weight(name="self_attn.conv1d.weight", shape=(3 * width, 1, kernel), **fp32),  # type: ignore[arg-type]
-        Weight(name="self_attn.A_log", shape=(heads,), **fp32),  # type: ignore[arg-type]
-        Linear(
-            name="self_attn.g_a_proj", inputs=hidden, outputs=(head_dim,), split="none", group="attention"
-        ),
-        column("g_b_proj", head_dim, width),
-        *norm("self_attn.o_norm", head_dim),
-        Linear(name="self_attn.o_proj", inputs=width, outputs=(hidden,), split="row", group="attention"),
-    )
-    conv = StateShape(shape=(kernel - 1, 3 * width), split=1, role="conv")
-    ssm = StateShape(shape=(heads, head_dim, head_dim), split=0, role="ssm", dtype="float32")
-    return modules, RecurrentState(type="kda", states=(conv, ssm))
-
-
-@family("KimiLinearForCausalLM")
-def kimi_linear(config: Config, name: str) -> Model:
-    """vllm/models/kimi_k3 as Kimi-Linear uses it: delta nets, and latent attention without positions."""
-    m, number = latent(config), config.int("num_hidden_layers")
-    linear = config.section("linear_attn_config")
-    delta = set(linear.ints("kda_layers"))  # counted from 1
-    modules, recurrent = _kimi_delta(
-        m.hidden, linear.int("num_heads"), linear.int("head_dim"), linear.int("short_conv_kernel_size")
-    )
-    moe = moe_sizes(config, count="num_experts", top_k="num_experts_per_token")
-    sparse = sparse_mlp(
-        m.hidden,
-        moe,
-        prefix="block_sparse_moe",
-        bias_at="block_sparse_moe.gate",
-        shared=moe.intermediate * count(config, "num_shared_experts"),
-        packed=W123,
-    )
-    dense = gated_mlp(m.hidden, config.int("intermediate_size"))
-    attention = (
-        *mla_attention(m, inner="self_attn"),
-        *(
-            Weight(name=f"self_attn.{scale}", shape=(1,), kind="buffer", dtype="float32", group="attention")
-            for scale in ("_one_scale", "_q_scale_inv", "_k_scale_inv")
-        ),
-    )
-    first, every = count(config, "first_k_dense_replace"), count(config, "moe_layer_freq", 1) or 1
-
-    def kind(index: int) -> tuple[bool, bool]:
-        return index + 1 in delta, index >= first and index % every == 0
-
-    def layer(index: int) -> Layer:
-        is_delta, is_sparse = kind(index)
-        return Layer(
-            modules=(
-                *(modules if is_delta else attention),
-                *(sparse if is_sparse else dense),
-                *two_norms(m.hidden),
-            ),
-            state=recurrent if is_delta else m.state(),
-        )
-
-    layers = repeat(number, layer, kind)
-    vocab = config.int("vocab_size")
-    return decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
-        tie=flag(config, "tie_word_embeddings"),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
-    )
-
-
 # --- short convolutions: LFM2 --------------------------------------------------------------------------------------
 
 
 def _short_conv(hidden: int, kernel: int, bias: bool) -> tuple[tuple[Module, ...], RecurrentState]:
     """ShortConv (layers/mamba/short_conv.py)."""
     modules = (
-        _plain("short_conv.conv", kernel, hidden, bias=bias),
+        unquantized("short_conv.conv", kernel, hidden, bias=bias),
         Linear(
             name="short_conv.in_proj",
             inputs=hidden,
@@ -956,9 +431,7 @@ def _lfm2_mlp(hidden: int, intermediate: int) -> tuple[Linear, ...]:
     )
 
 
-def _lfm2(
-    config: Config, name: str, mlp: Callable[[int], tuple[Module, ...]], kind: Callable[[int], object]
-) -> Model:
+def _lfm2(config: Config, name: str, mlp: Callable[[int], tuple[Module, ...]], kind: Callable[[int], object]) -> Model:
     d = hidden_over_heads(dims(config))
     conv, recurrent = _short_conv(
         config.optional_int("conv_dim", minimum=1) or d.hidden,

@@ -6,7 +6,8 @@ from planner.model.architecture import Model
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families import towers as t
-from planner.model.families.moe import deepseek_text, minimax_m3_text
+from planner.model.families.latent import deepseek_text
+from planner.model.families.moe import minimax_m3_text
 from planner.model.families.vision import multimodal
 from planner.model.modules import Heads, Module
 

@@ -1,12 +1,13 @@
-"""Mixture-of-experts decoder models."""
+"""Mixture-of-experts decoders with ordinary attention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from planner.model.architecture import Layer, Model
-from planner.model.attention import CompressedAttention, KVAttention, LayerState, MLAttention
+from planner.model.attention import KVAttention
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
@@ -23,216 +24,33 @@ from planner.model.families.common import (
     rope,
     rotary_cache,
 )
+from planner.model.families.sparse import (
+    W123,
+    count,
+    deepseek_block,
+    deepseek_sparse_layers,
+    flag,
+    hidden_over_heads,
+    layers_of,
+    moe_sizes,
+    mtp_parameters,
+    partial_rope,
+    per_layer,
+    rotary,
+    router,
+    sparse_mlp,
+    two_norms,
+    unstaged_decoder,
+)
 from planner.model.modules import (
-    AttentionScales,
-    Embedding,
     EngineBuffer,
     Experts,
     Heads,
     HeadsWeight,
     Linear,
-    LmHead,
-    MlaValueCopy,
     Module,
-    Placement,
-    Tensor,
     Weight,
-    divide,
 )
-
-W123 = ("w1", "w3", "w2")
-"""Mixtral's names of an expert's gate, up and down projections."""
-
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moe:
-    """The sizes of one sparse block: how many experts, how many a token visits, how wide one is."""
-
-    experts: int
-    top_k: int
-    intermediate: int
-
-
-def moe_sizes(
-    config: Config,
-    count: str = "num_local_experts",
-    top_k: str = "num_experts_per_tok",
-    width: str = "moe_intermediate_size",
-) -> Moe:
-    """Read and check a sparse block's sizes from these keys. InputError names the key that is wrong."""
-    sizes = Moe(experts=config.int(count), top_k=config.int(top_k), intermediate=config.int(width))
-    if sizes.top_k > sizes.experts:
-        raise config.error(
-            top_k, f"= {sizes.top_k} exceeds {config.path(count)} = {sizes.experts}; correct one of them"
-        )
-    return sizes
-
-
-def flag(config: Config, key: str, otherwise: bool = False) -> bool:
-    """A boolean that transformers' class may know; `otherwise` where neither it nor the file has it."""
-    return config.bool(key) if config.has(key) or config.has_default(key) else otherwise
-
-
-def count(config: Config, key: str, otherwise: int = 0) -> int:
-    """A whole number of at least 0 that may be missing or null: `otherwise` then."""
-    value = config.optional_int(key)
-    return otherwise if value is None else value
-
-
-def hidden_over_heads(d: Dims) -> Dims:
-    """For classes that compute head_dim as hidden_size / num_attention_heads, whatever the config says."""
-    return replace(d, head_dim=d.hidden // d.heads)
-
-
-def per_layer(config: Config, key: str, layers: int, values: Sequence[object]) -> None:
-    """InputError unless a list of one entry a layer has as many as the model has layers."""
-    if len(values) < layers:
-        raise config.error(key, f"lists {len(values)} layers, num_hidden_layers says {layers}; correct one of them")
-
-
-# --- pieces --------------------------------------------------------------------------------------------------------
-
-
-def router(
-    name: str, hidden: int, experts: int, *, bias: bool = False, fp32: bool = False, quantizable: bool = False
-) -> Module:
-    """GateLinear (layers/fused_moe/router/gate_linear.py): whole on every rank; fp32 where the model asks for it.
-
-    Most models build it without a quantization config; those that pass one say quantizable.
-    """
-    if fp32:
-        return Weight(name=f"{name}.weight", shape=(experts, hidden), dtype="float32", group="mlp")
-    return Linear(name=name, inputs=hidden, outputs=(experts,), split="none", bias=bias, quantizable=quantizable)
-
-
-def sparse_mlp(
-    hidden: int,
-    moe: Moe,
-    *,
-    prefix: str = "mlp",
-    gate: str = "gate",
-    gate_fp32: bool = False,
-    gate_bias: bool = False,
-    gate_quantizable: bool = False,
-    bias_at: str | None = None,
-    shared: int = 0,
-    shared_name: str = "shared_experts",
-    shared_bias: bool = False,
-    shared_gate: bool = False,
-    packed: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj"),
-    expert_bias: bool = False,
-    layout: str = "default",
-) -> tuple[Module, ...]:
-    """Router, routed experts (FusedMoE) and shared experts (an ordinary gated MLP of width `shared`).
-
-    bias_at: the module that holds the fp32 bias of routing without auxiliary loss (e_score_correction_bias), if any.
-    """
-    modules: list[Module] = [
-        router(
-            f"{prefix}.{gate}", hidden, moe.experts, bias=gate_bias, fp32=gate_fp32, quantizable=gate_quantizable
-        ),
-        Experts(
-            name=f"{prefix}.experts",
-            count=moe.experts,
-            hidden=hidden,
-            intermediate=moe.intermediate,
-            top_k=moe.top_k,
-            bias=expert_bias,
-            packed=packed,
-            layout=layout,
-        ),
-    ]
-    if bias_at is not None:
-        name = f"{bias_at}.e_score_correction_bias"
-        modules.append(Weight(name=name, shape=(moe.experts,), dtype="float32", group="mlp"))
-    if shared_gate:
-        name = f"{prefix}.shared_expert_gate"
-        modules.append(Linear(name=name, inputs=hidden, outputs=(1,), split="none", quantizable=False))
-    if shared:
-        modules.extend(gated_mlp(hidden, shared, bias=shared_bias, prefix=f"{prefix}.{shared_name}"))
-    return tuple(modules)
-
-
-def two_norms(hidden: int, *, bias: bool = False) -> tuple[Weight, ...]:
-    """The norms before attention and before the MLP of nearly every decoder layer."""
-    return (
-        *norm("input_layernorm", hidden, bias=bias),
-        *norm("post_attention_layernorm", hidden, bias=bias),
-    )
-
-
-def rotary(config: Config, head_dim: int, r: Rope | None = None, *, positions_factor: int = 4) -> Weight:
-    """The one rotary cache of a model that calls get_rope() with the config's own parameters."""
-    return rotary_cache(
-        rope(config) if r is None else r,
-        head_dim,
-        config.int("max_position_embeddings"),
-        positions_factor=positions_factor,
-    )
-
-
-def layers_of(
-    number: int,
-    attention: Sequence[Module],
-    sparse: Sequence[Module],
-    norms: Sequence[Module],
-    state: LayerState | None,
-    *,
-    dense: Sequence[Module] = (),
-    is_sparse: Callable[[int], bool] = lambda index: True,
-) -> tuple[Layer, ...]:
-    """Layers that differ only in whether their MLP is sparse."""
-
-    def layer(index: int) -> Layer:
-        mlp = sparse if is_sparse(index) else dense
-        return Layer(modules=(*attention, *mlp, *norms), state=state)
-
-    return repeat(number, layer, is_sparse)
-
-
-def unstaged_decoder(
-    config: Config,
-    name: str,
-    *,
-    hidden: int,
-    vocab: int,
-    everywhere: Sequence[Module] = (),
-    embedding: str = "model.embed_tokens",
-    final_norm: Iterable[Module] | None = None,
-    lm_head_bias: bool = False,
-    quantizable_head: bool = True,
-    tie: bool | None = None,
-    last_only: tuple[str, ...] = (),
-    **others: object,
-) -> Model:
-    """A decoder whose class asks for no rank: embedding, final norm and lm_head are on every pipeline stage.
-
-    `last_only` names what of "norm" and "lm_head" the class does keep for the last stage.
-    """
-    tied = flag(config, "tie_word_embeddings") if tie is None else tie
-    head = LmHead(name="lm_head", rows=vocab, width=hidden, bias=lm_head_bias, quantizable=quantizable_head)
-    parts: dict[str, tuple[Module, ...]] = {
-        "norm": tuple(norm("model.norm", hidden) if final_norm is None else final_norm),
-        "lm_head": () if tied else (head,),
-    }
-    return decoder(
-        config,
-        name,
-        hidden=hidden,
-        vocab=vocab,
-        first=(),
-        final_norm=tuple(module for part in last_only for module in parts[part]),
-        everywhere=(
-            Embedding(name=embedding, rows=vocab, width=hidden),
-            *(module for part, modules in parts.items() if part not in last_only for module in modules),
-            *everywhere,
-        ),
-        tie=True,  # a head, if there is one, is among the parts already
-        **others,  # type: ignore[arg-type]
-    )
-
 
 # --- Mixtral and its relatives -------------------------------------------------------------------------------------
 
@@ -241,9 +59,7 @@ def unstaged_decoder(
 def mixtral(config: Config, name: str) -> Model:
     """models/mixtral.py: Llama's attention; vLLM gives the layers no sliding window."""
     d = dims(config)
-    block = sparse_mlp(
-        d.hidden, moe_sizes(config, width="intermediate_size"), prefix="block_sparse_moe", packed=W123
-    )
+    block = sparse_mlp(d.hidden, moe_sizes(config, width="intermediate_size"), prefix="block_sparse_moe", packed=W123)
     return unstaged_decoder(
         config,
         name,
@@ -259,9 +75,7 @@ def mixtral(config: Config, name: str) -> Model:
 def phimoe(config: Config, name: str) -> Model:
     """models/phimoe.py: Mixtral with LayerNorms; q, k, v, o and lm_head have a bias whatever the config says."""
     d = dims(config)
-    block = sparse_mlp(
-        d.hidden, moe_sizes(config, width="intermediate_size"), prefix="block_sparse_moe", packed=W123
-    )
+    block = sparse_mlp(d.hidden, moe_sizes(config, width="intermediate_size"), prefix="block_sparse_moe", packed=W123)
     attention = qkv_attention(d, qkv_bias=True, o_bias=True)
     return unstaged_decoder(
         config,
@@ -425,163 +239,7 @@ def _qwen_moe(
     )
 
 
-# --- DeepSeek and others with latent attention ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latent:
-    """The sizes of multi-head latent attention, under DeepSeek's names."""
-
-    hidden: int
-    heads: int
-    kv_lora: int
-    q_lora: int | None
-    nope: int
-    rope: int
-    value: int
-
-    def state(self, index_head_dim: int | None = None) -> MLAttention:
-        return MLAttention(
-            heads=self.heads,
-            kv_lora_rank=self.kv_lora,
-            qk_rope_head_dim=self.rope,
-            qk_nope_head_dim=self.nope,
-            v_head_dim=self.value,
-            index_head_dim=index_head_dim,
-        )
-
-
-def latent(config: Config) -> Latent:
-    return Latent(
-        hidden=config.int("hidden_size"),
-        heads=config.int("num_attention_heads"),
-        kv_lora=config.int("kv_lora_rank"),
-        q_lora=config.optional_int("q_lora_rank", minimum=1),
-        nope=config.int("qk_nope_head_dim"),
-        rope=config.int("qk_rope_head_dim"),
-        value=config.int("v_head_dim"),
-    )
-
-
-def mla_attention(
-    m: Latent, *, prefix: str = "self_attn", inner: str = "self_attn.mla_attn.mla_attn"
-) -> tuple[Module, ...]:
-    """DeepseekV2MLAAttention (models/deepseek_v2.py): down projections whole on every rank, the rest by heads.
-
-    inner: vLLM's name of the attention layer itself, which holds the scales and the copy of kv_b_proj.
-    """
-    queries = m.heads * (m.nope + m.rope)
-    kv_b = _column(f"{prefix}.kv_b_proj", m.kv_lora, m.heads * (m.nope + m.value))
-    modules: list[Module] = []
-    if m.q_lora is None:
-        modules += [
-            _whole(f"{prefix}.kv_a_proj_with_mqa", m.hidden, m.kv_lora + m.rope),
-            _column(f"{prefix}.q_proj", m.hidden, queries),
-        ]
-    else:
-        modules += [
-            replace(
-                _whole(f"{prefix}.fused_qkv_a_proj", m.hidden, m.q_lora, m.kv_lora + m.rope),
-                packed=("q_a_proj", "kv_a_proj_with_mqa"),
-            ),
-            *norm(f"{prefix}.q_a_layernorm", m.q_lora),
-            _column(f"{prefix}.q_b_proj", m.q_lora, queries),
-        ]
-    return (
-        *modules,
-        *norm(f"{prefix}.kv_a_layernorm", m.kv_lora),
-        kv_b,
-        Linear(
-            name=f"{prefix}.o_proj",
-            inputs=m.heads * m.value,
-            outputs=(m.hidden,),
-            split="row",
-            group="attention",
-        ),
-        AttentionScales(name=inner),
-        MlaValueCopy(name=inner, kv_b_proj=kv_b),
-    )
-
-
-def _whole(name: str, inputs: int, *outputs: int) -> Linear:
-    return Linear(name=name, inputs=inputs, outputs=outputs, split="none", group="attention")
-
-
-def _column(name: str, inputs: int, *outputs: int) -> Linear:
-    return Linear(name=name, inputs=inputs, outputs=outputs, split="column", group="attention")
-
-
-def deepseek_rope(config: Config) -> Rope:
-    """DeepSeek's classes turn every rope type but the default into their own yarn."""
-    r = rope(config)
-    return r if r.type == "default" else replace(r, type="deepseek_yarn")
-
-
-def deepseek_block(config: Config, moe: Moe, *, gate_fp32: bool = False, bias: bool | None = None) -> tuple[Module, ...]:
-    """DeepseekV2MoE and Glm4MoE: shared experts merged into one MLP; a correction bias with topk_method noaux_tc."""
-    with_bias = config.optional_str("topk_method") == "noaux_tc" if bias is None else bias
-    return sparse_mlp(
-        config.int("hidden_size"),
-        moe,
-        gate_fp32=gate_fp32,
-        bias_at="mlp.gate" if with_bias else None,
-        shared=moe.intermediate * count(config, "n_shared_experts"),
-    )
-
-
-def deepseek_sparse_layers(config: Config) -> Callable[[int], bool]:
-    """Which layers are sparse: from first_k_dense_replace on, every moe_layer_freq-th."""
-    first, every = count(config, "first_k_dense_replace"), count(config, "moe_layer_freq", 1) or 1
-    return lambda index: index >= first and index % every == 0
-
-
-def mtp_parameters(config: Config, hidden: int, vocab: int, layer: int) -> dict[str, int]:
-    """What num_nextn_predict_layers adds to a DeepSeek-style checkpoint: layers that the main model does not load.
-
-    Each is a decoder layer with eh_proj, three norms and copies of the embedding and the head (models/deepseek_mtp.py).
-    """
-    number = count(config, "num_nextn_predict_layers")
-    extra = 2 * hidden * hidden + 3 * hidden + 2 * vocab * hidden
-    return {"MTP layers": number * (layer + extra)} if number else {}
-
-
-@family("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "MistralLarge3ForCausalLM")
-def deepseek(config: Config, name: str) -> Model:
-    """models/deepseek_v2.py: latent attention, dense layers first, then routed and shared experts."""
-    return deepseek_text(config, name)
-
-
-def deepseek_text(config: Config, name: str, **others: object) -> Model:
-    """The decoder of models/deepseek_v2.py, alone or as the language model of a vision-language one."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers", maximum=10_000)
-    moe = moe_sizes(config, count="n_routed_experts")
-    layers = layers_of(
-        number,
-        mla_attention(m),
-        deepseek_block(config, moe),
-        two_norms(m.hidden),
-        m.state(),
-        dense=gated_mlp(m.hidden, config.int("intermediate_size")),
-        is_sparse=deepseek_sparse_layers(config),
-    )
-    everywhere = (rotary(config, m.rope, deepseek_rope(config)), *_extra(others))
-    return decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
-        tie=False,
-        everywhere=everywhere,
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
-        **others,
-    )
-
-
-def _extra(others: dict[str, object]) -> tuple[Module, ...]:
-    """What a caller adds to every stage."""
-    return tuple(others.pop("everywhere", ()))  # type: ignore[call-overload,no-any-return]
+# --- DeepSeek's first, GLM-4.5 ----------------------------------------------------------------------------------------
 
 
 @family("DeepseekForCausalLM")
@@ -606,114 +264,6 @@ def deepseek_v1(config: Config, name: str) -> Model:
         heads=d.heads,
         tie=False,
         everywhere=(rotary(config, d.head_dim),),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Indexer:
-    """The lightning indexer of DeepSeek sparse attention."""
-
-    heads: int
-    head_dim: int
-    top_k: int
-
-
-def indexer_modules(m: Latent, i: Indexer, prefix: str = "self_attn.indexer") -> tuple[Module, ...]:
-    """DeepseekV32Indexer (vllm/models/deepseek_v32/attention.py): whole on every rank."""
-    k_norm = f"{prefix}.k_norm"
-    return (
-        _whole(f"{prefix}.wq_b", m.q_lora or 0, i.head_dim * i.heads),
-        Linear(
-            name=f"{prefix}.wk_weights_proj",
-            inputs=m.hidden,
-            outputs=(i.head_dim, i.heads),
-            split="none",
-            group="attention",
-            packed=("wk", "weights_proj"),
-            quantizable=False,
-        ),
-        Weight(name=f"{k_norm}.weight", shape=(i.head_dim,), dtype="float32"),
-        Weight(name=f"{k_norm}.bias", shape=(i.head_dim,), dtype="float32"),
-        # What FLASH_ATTN_MLA_SPARSE gathers for one layer (v1/attention/backends/mla/index_group.py).
-        EngineBuffer(name="physical_topk_indices", rows="requests", extra_rows=1, width=i.top_k, group="attention"),
-        EngineBuffer(name="valid_topk_counts", rows="requests", extra_rows=1, group="attention"),
-    )
-
-
-@family("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
-def deepseek_v32(config: Config, name: str) -> Model:
-    """vllm/models/deepseek_v32: DeepSeek V3 with a sparse indexer, whose rotary embedding is another one."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers", maximum=10_000)
-    if m.q_lora is None:
-        raise config.error("q_lora_rank", "is missing; the sparse indexer needs it")
-    indexer = Indexer(
-        heads=config.int("index_n_heads"), head_dim=config.int("index_head_dim"), top_k=config.int("index_topk")
-    )
-    attention = mla_attention(m, inner="self_attn")
-    sparse, dense = deepseek_block(config, moe_sizes(config, count="n_routed_experts")), gated_mlp(
-        m.hidden, config.int("intermediate_size")
-    )
-    is_sparse, skips = deepseek_sparse_layers(config), _skips_indexer(config)
-    cu_seqlens = EngineBuffer(name="cu_seqlens_q_buffer", rows="tokens", extra_rows=1, group="attention")
-
-    def layer(index: int) -> Layer:
-        own = () if skips(index) else indexer_modules(m, indexer)
-        mlp = sparse if is_sparse(index) else dense
-        return Layer(
-            modules=(*attention, *own, cu_seqlens, *mlp, *two_norms(m.hidden)),
-            state=m.state(None if skips(index) else indexer.head_dim),
-        )
-
-    layers = repeat(number, layer, lambda index: (is_sparse(index), skips(index)))
-    cache = rotary(config, m.rope, deepseek_rope(config))
-    # Interleaved, the indexer's rotary embedding is the very one of the attention.
-    second = () if flag(config, "indexer_rope_interleave") else (replace(cache, name="indexer_rope_emb.cos_sin_cache"),)
-    top_k = EngineBuffer(name="model.topk_indices_buffer", rows="tokens", width=indexer.top_k)
-    return decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
-        tie=False,
-        everywhere=(cache, *second, top_k),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
-    )
-
-
-def _skips_indexer(config: Config) -> Callable[[int], bool]:
-    """Layers that reuse the indices of an earlier one (index_topk_freq, index_topk_pattern)."""
-    pattern = config.optional_str("index_topk_pattern")
-    if pattern is not None:
-        return lambda index: index < len(pattern) and pattern[index] == "S"
-    every, offset = count(config, "index_topk_freq", 1) or 1, count(config, "index_skip_topk_offset", 2)
-    return lambda index: max(index - offset + 1, 0) % every != 0
-
-
-@family("Glm4MoeLiteForCausalLM")
-def glm4_moe_lite(config: Config, name: str) -> Model:
-    """models/glm4_moe_lite.py: DeepSeek's attention, GLM-4.5's experts."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers", maximum=10_000)
-    layers = layers_of(
-        number,
-        mla_attention(m),
-        deepseek_block(config, moe_sizes(config, count="n_routed_experts"), gate_fp32=True, bias=True),
-        two_norms(m.hidden),
-        m.state(),
-        dense=gated_mlp(m.hidden, config.int("intermediate_size")),
-        is_sparse=deepseek_sparse_layers(config),
-    )
-    return decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
-        tie=False,
-        everywhere=(rotary(config, m.rope, deepseek_rope(config)),),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
     )
 
 
@@ -744,175 +294,6 @@ def glm4_moe(config: Config, name: str) -> Model:
         everywhere=(rotary(config, d.head_dim, partial_rope(config, 0.5)),),
         extra_parameters=mtp_parameters(config, d.hidden, d.vocab, layers[-1].parameters),
     )
-
-
-def partial_rope(config: Config, otherwise: float) -> Rope:
-    """The config's rotary parameters; `otherwise` is the rotated part of a head where it does not say."""
-    r = rope(config)
-    said = "partial_rotary_factor" in r.parameters or config.has("partial_rotary_factor")
-    return r if said else replace(r, partial=otherwise)
-
-
-# --- DeepSeek V4 ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaddedSinks:
-    """attn_sink of DeepSeek V4: fp32, padded to the 64 or 128 heads that FlashMLA's sparse decode kernel takes."""
-
-    name: str
-    heads: int
-    group: Group = "attention"
-
-    @property
-    def parameters(self) -> int:
-        return self.heads
-
-    def tensors(self, at: Placement) -> Iterator[Tensor]:
-        yield Tensor(self.name, 4 * (64 if divide(self.heads, at.tp_size) <= 64 else 128))
-
-
-def _v4_compressor(hidden: int, head_dim: int, ratio: int, prefix: str) -> tuple[Module, ...]:
-    """DeepseekCompressor (vllm/models/deepseek_v4/compressor.py): twice as wide where windows overlap, at ratio 4."""
-    width = (2 if ratio == 4 else 1) * head_dim
-    return (
-        Weight(name=f"{prefix}.ape", shape=(ratio, width), dtype="float32", group="attention"),
-        replace(_whole(f"{prefix}.fused_wkv_wgate", hidden, width, width), quantizable=False),
-        *norm(f"{prefix}.norm", head_dim),
-    )
-
-
-def _v4_attention(config: Config, ratio: int) -> tuple[Module, ...]:
-    """DeepseekV4Attention (vllm/models/deepseek_v4/attention.py); ratio 4 adds an indexer to the compressor."""
-    hidden, heads, head_dim = config.int("hidden_size"), config.int("num_attention_heads"), config.int("head_dim")
-    q_lora, o_lora, groups = config.int("q_lora_rank"), config.int("o_lora_rank"), config.int("o_groups")
-    fused = _whole("attn.fused_wqa_wkv", hidden, q_lora, head_dim)
-    modules: list[Module] = [
-        PaddedSinks(name="attn.attn_sink", heads=heads),
-        replace(fused, packed=("wq_a", "wkv")),
-        *norm("attn.q_norm", q_lora),
-        _column("attn.wq_b", q_lora, heads * head_dim),
-        *norm("attn.kv_norm", head_dim),
-        _column("attn.wo_a", heads * head_dim // groups, groups * o_lora),
-        Linear(name="attn.wo_b", inputs=groups * o_lora, outputs=(hidden,), split="row", group="attention"),
-    ]
-    if ratio > 1:
-        modules += _v4_compressor(hidden, head_dim, ratio, "attn.compressor")
-    if ratio == 4:
-        index_heads, index_dim = config.int("index_n_heads"), config.int("index_head_dim")
-        modules += [
-            _whole("attn.indexer.wq_b", q_lora, index_dim * index_heads),
-            replace(_whole("attn.indexer.weights_proj", hidden, index_heads), quantizable=False),
-            *_v4_compressor(hidden, index_dim, ratio, "attn.indexer.compressor"),
-        ]
-    return tuple(modules)
-
-
-def _v4_mixing(hidden: int, mult: int) -> tuple[Module, ...]:
-    """The hyper-connections around attention and MLP, all fp32."""
-    mix = (2 + mult) * mult
-    shapes = (("fn", (mix, mult * hidden)), ("base", (mix,)), ("scale", (3,)))
-    return tuple(
-        Weight(name=f"hc_{part}_{kind}", shape=shape, dtype="float32", group="other")
-        for part in ("attn", "ffn")
-        for kind, shape in shapes
-    )
-
-
-def _v4_ratios(config: Config, layers: int) -> tuple[int, ...]:
-    """How many tokens each layer's cache compresses into one; 1 for sliding-window layers."""
-    ratios = config.ints("compress_ratios")
-    per_layer(config, "compress_ratios", layers, ratios)
-    for ratio in ratios:
-        if ratio not in (0, 1, 4, 128):
-            raise config.error("compress_ratios", f"may only hold 0, 4 and 128, has {ratio}")
-    return tuple(max(1, ratio) for ratio in ratios[:layers])
-
-
-@family("DeepseekV4ForCausalLM")
-def deepseek_v4(config: Config, name: str) -> Model:
-    """vllm/models/deepseek_v4 (nvidia): sliding windows beside compressed caches, hyper-connections, hashed routing.
-
-    The first num_hash_layers layers route by token id, from a table; the experts of the others have a correction bias.
-    """
-    hidden, number = config.int("hidden_size"), config.int("num_hidden_layers", maximum=10_000)
-    vocab, heads, mult = config.int("vocab_size"), config.int("num_attention_heads"), config.int("hc_mult")
-    moe, hashed = moe_sizes(config, count="n_routed_experts"), count(config, "num_hash_layers", 3)
-    ratios = _v4_ratios(config, number)
-    shared = moe.intermediate * count(config, "n_shared_experts")
-    table = Weight(name="ffn.gate.tid2eid", shape=(vocab, moe.top_k), dtype="int32", group="mlp")
-    noaux = config.optional_str("topk_method") == "noaux_tc"
-
-    def layer(index: int) -> Layer:
-        is_hashed = index < hashed
-        return Layer(
-            modules=(
-                *_v4_attention(config, ratios[index]),
-                *sparse_mlp(
-                    hidden,
-                    moe,
-                    prefix="ffn",
-                    bias_at="ffn.gate" if noaux and not is_hashed else None,
-                    shared=shared,
-                    packed=W123,
-                    layout="deepseek_v4",
-                ),
-                *((table,) if is_hashed else ()),
-                *norm("attn_norm", hidden),
-                *norm("ffn_norm", hidden),
-                *_v4_mixing(hidden, mult),
-            ),
-            state=CompressedAttention(
-                heads=heads,
-                head_dim=config.int("head_dim"),
-                rope_dim=config.int("qk_rope_head_dim"),
-                sliding_window=config.int("sliding_window"),
-                compress_ratio=ratios[index],
-                index_head_dim=config.int("index_head_dim") if ratios[index] == 4 else None,
-            ),
-        )
-
-    fp32 = {"dtype": "float32", "group": "other"}
-    head = tuple(
-        Weight(name=f"model.hc_head_{kind}", shape=shape, **fp32)  # type: ignore[arg-type]
-        for kind, shape in (("fn", (mult, mult * hidden)), ("base", (mult,)), ("scale", (1,)))
-    )
-    broadcast = Weight(
-        name="hc_attn_fn_broadcast",
-        shape=((2 + mult) * mult, hidden),
-        kind="attr",
-        **fp32,  # type: ignore[arg-type]
-    )
-    return decoder(
-        config,
-        name,
-        layers=repeat(number, layer, lambda index: (ratios[index], index < hashed)),
-        hidden=hidden,
-        vocab=vocab,
-        heads=heads,
-        first=(Embedding(name="model.embed_tokens", rows=vocab, width=hidden), broadcast),
-        tie=False,
-        everywhere=(
-            *_v4_rotary(config, ratios),
-            EngineBuffer(name="model.topk_indices_buffer", rows="tokens", width=config.int("index_topk")),
-            *head,
-        ),
-    )
-
-
-def _v4_rotary(config: Config, ratios: Sequence[int]) -> tuple[Module, ...]:
-    """An fp32 cache for sliding-window layers, without scaling, and one for compressed layers, with it."""
-    positions, width = config.int("max_position_embeddings"), config.int("qk_rope_head_dim")
-    caches = []
-    if 1 in ratios:
-        caches.append(rotary_cache(Rope(parameters={}), width, positions, dtype="float32"))
-    if any(ratio > 1 for ratio in ratios):
-        caches.append(
-            rotary_cache(
-                deepseek_rope(config), width, positions, name="compress_rotary_emb", rotary_dim=width, dtype="float32"
-            )
-        )
-    return tuple(caches)
 
 
 # --- others --------------------------------------------------------------------------------------------------------
@@ -998,7 +379,7 @@ def minimax_m3(config: Config, name: str) -> Model:
 
 
 def minimax_m3_text(config: Config, name: str) -> Model:
-    """The decoder of vllm/models/minimax_m3/nvidia/model.py: block-sparse attention with an indexer, dense first layers.
+    """The decoder of vllm/models/minimax_m3/nvidia/model.py: block-sparse attention with an indexer.
 
     moe_layer_freq and sparse_attention_config.sparse_attention_freq say by layer which are sparse.
     """
@@ -1076,6 +457,75 @@ def _m3_top_k(sparse: Config) -> EngineBuffer:
     return EngineBuffer(name="model.topk_indices_buffer", rows="tokens", width=heads, depth=blocks)
 
 
+@family("HYV3ForCausalLM")
+def hunyuan_v3(config: Config, name: str) -> Model:
+    """models/hy_v3.py: Hunyuan 3; an fp32 router, dense first layers, norms on q and k where qk_norm says so."""
+    d, first = dims(config), count(config, "first_k_dense_replace")
+    moe = moe_sizes(config, count="num_experts", width="expert_hidden_dim")
+    block = (
+        *sparse_mlp(
+            d.hidden,
+            moe,
+            gate_fp32=True,
+            shared=moe.intermediate * count(config, "num_shared_experts"),
+            shared_name="shared_mlp",
+        ),
+        Weight(name="mlp.expert_bias", shape=(moe.experts,), dtype="float32", group="mlp"),
+    )
+    layers = layers_of(
+        d.layers,
+        qkv_attention(d, qk_norm=d.head_dim if flag(config, "qk_norm") else None),
+        block,
+        two_norms(d.hidden),
+        kv_state(d),
+        dense=gated_mlp(d.hidden, config.int("intermediate_size")),
+        is_sparse=lambda index: index >= first,
+    )
+    return unstaged_decoder(
+        config,
+        name,
+        layers=layers,
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        everywhere=(rotary(config, d.head_dim),),
+    )
+
+
+@family("HunYuanMoEV1ForCausalLM")
+def hunyuan_moe(config: Config, name: str) -> Model:
+    """transformers' hunyuan_v1_moe through vLLM's Transformers backend (models/transformers/moe.py)."""
+    d = dims(config)
+    moe = moe_sizes(config, count="num_experts", top_k="moe_topk", width="intermediate_size")
+    block = sparse_mlp(
+        d.hidden, moe, gate="gate.wg", gate_quantizable=True, shared=moe.intermediate, shared_name="shared_mlp"
+    )
+    attention = (
+        *qkv_attention(d, qkv_bias=flag(config, "attention_bias"), o_bias=flag(config, "attention_bias")),
+        *norm("self_attn.query_layernorm", d.head_dim),
+        *norm("self_attn.key_layernorm", d.head_dim),
+    )
+    return decoder(
+        config,
+        name,
+        layers=layers_of(d.layers, attention, block, two_norms(d.hidden), kv_state(d)),
+        hidden=d.hidden,
+        vocab=d.vocab,
+        heads=d.heads,
+        tie=flag(config, "tie_word_embeddings"),
+        everywhere=tuple(
+            Weight(
+                name=f"model.rotary_emb.{part}",
+                shape=(d.head_dim // 2,),
+                kind="buffer",
+                dtype="float32",
+                group="other",
+            )
+            for part in ("inv_freq", "original_inv_freq")
+        ),
+    )
+
+
 @family("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM", "GraniteMoeSWAForCausalLM")
 def granite_moe(config: Config, name: str) -> Model:
     """models/granitemoe.py and granitemoeshared.py, which adds a shared MLP under its own names."""
@@ -1121,9 +571,7 @@ def granite_shared_mlp(hidden: int, intermediate: int) -> tuple[Linear, ...]:
     if not intermediate:
         return ()
     return (
-        Linear(
-            name="shared_mlp.input_linear", inputs=hidden, outputs=(intermediate, intermediate), split="column"
-        ),
+        Linear(name="shared_mlp.input_linear", inputs=hidden, outputs=(intermediate, intermediate), split="column"),
         Linear(name="shared_mlp.output_linear", inputs=intermediate, outputs=(hidden,), split="row"),
     )
 
@@ -1178,7 +626,7 @@ def llama4(config: Config, name: str) -> Model:
     return llama4_text(config, name)
 
 
-def llama4_text(config: Config, name: str, **others: object) -> Model:
+def llama4_text(config: Config, name: str, **others: Any) -> Model:
     """The decoder of models/llama4.py, alone or as the language model of models/mllama4.py.
 
     Layers with rotary positions attend within chunks; those without attend to everything. The norm on q and k has no
@@ -1212,7 +660,6 @@ def llama4_text(config: Config, name: str, **others: object) -> Model:
         ones = (qk_ones,) if ropes[index] and qk_norm else ()
         return Layer(modules=(*qkv_attention(d), *ones, *mlp, *two_norms(d.hidden)), state=state)
 
-    everywhere = (rotary(config, d.head_dim), *_extra(others))
     return decoder(
         config,
         name,
@@ -1220,7 +667,7 @@ def llama4_text(config: Config, name: str, **others: object) -> Model:
         hidden=d.hidden,
         vocab=d.vocab,
         heads=d.heads,
-        everywhere=everywhere,
+        everywhere=(rotary(config, d.head_dim),),
         **others,
     )
 

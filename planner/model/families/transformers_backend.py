@@ -186,7 +186,7 @@ def _olmo2_layer(config: Config, d: Dims) -> tuple[Module, ...]:
 @family("GPTNeoXForCausalLM")
 def gpt_neox(config: Config, name: str) -> Model:
     """Pythia and GPT-NeoX: one projection for q, k and v, a quarter of each head rotated."""
-    d = dims(config)
+    d = dims(config, kv_heads=config.int("num_attention_heads"))
     bias = config.bool("attention_bias", default=True)
     modules = (
         *norms(d.hidden, *PRE_NORMS, bias=True),

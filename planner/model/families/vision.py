@@ -13,7 +13,7 @@ from planner.model.families import towers as t
 from planner.model.families.common import config_dtype
 from planner.model.families.dense import llama, qwen2, qwen3_text
 from planner.model.families.gemma import gemma3, gemma4
-from planner.model.families.hybrid import qwen3_5_text
+from planner.model.families.delta_net import qwen3_5_text
 from planner.model.families.moe import llama4_text, qwen3_moe_text
 from planner.model.modules import Embedding, EngineBuffer, Module
 
@@ -143,7 +143,8 @@ def gemma4_vl(config: Config, name: str) -> Model:
     if audio is not None:
         towers += t.gemma4_audio(audio, text.hidden_size)
     renames = (*NESTED, ("model.embed_vision.", "embed_vision."), ("model.audio_tower.", "audio_tower."))
-    model = multimodal(config, text, towers, renames=renames)
+    both_ways = section.optional_str("use_bidirectional_attention") == "vision"
+    model = multimodal(config, text, towers, renames=renames, is_mm_prefix_lm=both_ways)
     return _with_layer_inputs(model, section)
 
 
