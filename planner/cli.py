@@ -71,6 +71,7 @@ def _request_options(command: Any) -> Any:
             click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [FLAGS OF vllm serve]"),
             click.option("--gpu", help="The card: H100, L40S, 4090 … (`vllm-fit gpus` lists them)."),
             click.option("--gpu-memory-gib", type=float, help="What vLLM sees of it, if not the catalogue's figure."),
+            click.option("--gpu-memory-used-gib", type=float, help="What other processes hold of each card."),
             click.option("--compute-capability", help='For a card the catalogue lacks, e.g. "9.0".'),
             click.option("--vllm-version", help="Which vLLM; the newest known by default."),
             click.option("--usage", type=click.Choice(["server", "offline"]), help="`vllm serve`, or the LLM class."),

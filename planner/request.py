@@ -39,13 +39,14 @@ REQUEST_KEYS = (
     "model",
     "gpu",
     "gpu_memory_gib",
+    "gpu_memory_used_gib",
     "compute_capability",
     "vllm_version",
     "usage",
     "what_if_quantization",
     "workload",
 )
-_GPU_KEYS = ("gpu", "gpu_memory_gib", "compute_capability")
+_GPU_KEYS = ("gpu", "gpu_memory_gib", "gpu_memory_used_gib", "compute_capability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Inputs:
     version: VllmVersion = NEWEST
     usage: Usage = "server"
     workload: Workload | None = None
+    memory_used: int = 0
+    """Bytes of each card that other processes hold when the launch begins."""
     what_if_quantization: str | None = None
     loaded: LoadedConfig | None = None
     checkpoint: CheckpointFacts | None = None
@@ -92,6 +95,7 @@ class Inputs:
             quantization=quant,
             version=self.version,
             usage=self.usage,
+            memory_used=self.memory_used,
             assumed=self.assumed,
         )
 
@@ -153,6 +157,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         version=parse_version(_text(request, "vllm_version") or str(NEWEST)),
         usage=_usage(request),
         workload=_workload(request.get("workload")),
+        memory_used=_memory_used(request.get("gpu_memory_used_gib")),
         what_if_quantization=what,
         loaded=loaded,
         checkpoint=_checkpoint(loaded),
@@ -282,6 +287,14 @@ def _gpu(request: Mapping[str, Any]) -> Gpu:
             raise InputError(f'compute_capability = {shown(capability)}: must look like "{wanted[1]}" for {gpu.name}')
         gpu = replace(gpu, compute_capability=text)
     return gpu
+
+
+def _memory_used(gibibytes: object) -> int:
+    if gibibytes is None:
+        return 0
+    if isinstance(gibibytes, bool) or not isinstance(gibibytes, int | float) or not 0 <= gibibytes < 1e5:
+        raise InputError(f"gpu_memory_used_gib = {shown(gibibytes)}: must be a number of GiB from 0")
+    return round(gibibytes * GIB)
 
 
 def _text(request: Mapping[str, Any], key: str) -> str | None:

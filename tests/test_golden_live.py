@@ -12,22 +12,11 @@ import pytest
 
 from planner.engine.ask_vllm import GpuFacts, VllmProcess, ask
 from planner.errors import InputError
-from tests.golden.cases import AMOUNTS, GPUS, Case, parallel, read_configs
+from tests.golden.cases import AMOUNTS, GPUS, LIVE, Case, read_configs
 from tests.golden.make_golden import kv_row, request_of, weights_row
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-
-# Dense, sliding-window hybrid, AWQ, MLA with experts under tensor parallel, Mamba hybrid in two stages, online fp8.
-# All of them are the same in vLLM 0.32 and 0.33.
-ROWS = [
-    Case("meta-llama/Llama-3.2-1B-Instruct", kv=True),
-    Case("google/gemma-3-270m-it", kv=True),
-    Case("Qwen/Qwen2.5-1.5B-Instruct-AWQ", args=parallel(2), kv=True),
-    Case("deepseek-ai/DeepSeek-V2-Lite", args=parallel(4), kv=True),
-    Case("ibm-granite/granite-4.0-h-tiny", args=parallel(1, 2), kv=True),
-    Case("meta-llama/Llama-3.1-8B-Instruct", args=parallel(2, quantization="fp8")),
-]
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,16 +35,16 @@ def golden(name: str) -> dict[str, dict[str, Any]]:
 def answers() -> dict[str, dict[str, Any]]:
     configs = read_configs(ROOT / "hf_configs")
     with VllmProcess(GpuFacts(**GPUS["h100"])) as vllm:
-        return {case.id(): vllm.ask(request_of(case, configs), timeout_s=300) for case in ROWS}
+        return {case.id(): vllm.ask(request_of(case, configs), timeout_s=300) for case in LIVE}
 
 
-@pytest.mark.parametrize("case", ROWS, ids=Case.id)
+@pytest.mark.parametrize("case", LIVE, ids=Case.id)
 def test_weights_are_what_vllm_allocates(case: Case, answers: dict[str, dict[str, Any]]) -> None:
     expected = golden("weights")[case.id()]
     assert weights_row(case, answers[case.id()], "") | {"vllm": expected["vllm"]} == expected
 
 
-@pytest.mark.parametrize("case", [case for case in ROWS if case.kv], ids=Case.id)
+@pytest.mark.parametrize("case", [case for case in LIVE if case.kv], ids=Case.id)
 def test_kv_cache_is_planned_as_vllm_plans_it(case: Case, answers: dict[str, dict[str, Any]]) -> None:
     expected = golden("kv")[case.id()]
     assert kv_row(case, answers[case.id()], "") | {"vllm": expected["vllm"]} == expected

@@ -119,7 +119,7 @@ def test_start_that_fails_in_the_engines_process_gives_the_root_cause():
     spec = LaunchSpec(config=TINY, engine_args=args, kv_cache_memory_bytes=32 << 20, environment={MARK: "yes"})
     with pytest.raises(LaunchError) as caught:
         launch(spec, on_progress=lambda text: None)
-    assert "To serve at least one request with the models's max seq len (4096)" in str(caught.value)
+    assert "To serve at least one request with the model's max seq len (4096)" in str(caught.value)
     assert not marked()
     assert caught.value.log_path is not None
     caught.value.log_path.unlink()

@@ -194,26 +194,33 @@ def estimate(
     quantization: Quantization | None = None,
     version: VllmVersion = NEWEST,
     usage: Usage = "server",
+    memory_used: int = 0,
     assumed: Mapping[str, str] | None = None,
 ) -> Estimate:
     """What vLLM would make of this launch.
 
-    quantization: of the checkpoint or of `--quantization`, made by planner.memory.quantization. assumed: terms
-    ("weights" …) that rest on an assumption, and which. Raises InputError for input that makes no sense; a launch that
-    vLLM rejects is an Estimate with status "refused".
+    quantization: of the checkpoint or of `--quantization`, made by planner.memory.quantization. memory_used: bytes of
+    each card that others hold when the launch begins. assumed: terms ("weights" …) that rest on an assumption, and
+    which. Raises InputError for input that makes no sense; a launch that vLLM rejects is an Estimate with status
+    "refused".
     """
     args = EngineArgs() if args is None else args
     engine = None
     try:
         engine = resolve(model, gpu, args, version, usage)
         rules.check(model, gpu, engine, quantization)
-        return _estimate(model, gpu, engine, quantization, dict(assumed or {}))
+        return _estimate(model, gpu, engine, quantization, memory_used, dict(assumed or {}))
     except Refusal as refusal:
         return Estimate(status="refused", reasons=(refusal.reason,), model=model, gpu=gpu, engine=engine)
 
 
 def _estimate(
-    model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None, assumed: dict[str, str]
+    model: Model,
+    gpu: Gpu,
+    engine: Engine,
+    quantization: Quantization | None,
+    memory_used: int,
+    assumed: dict[str, str],
 ) -> Estimate:
     placement = Placement(
         tp_size=engine.tensor_parallel_size,
@@ -240,7 +247,11 @@ def _estimate(
             stages, available, plan.bytes_per_block_by_stage if plan else [0] * len(stages), strict=True
         )
     )
-    failures = [plan.failure] if plan and plan.failure else _does_not_load(gpu, requested, ranks, plan)
+    failures = (
+        _not_free(gpu, engine, requested, memory_used)
+        or ([plan.failure] if plan and plan.failure else [])
+        or _does_not_load(requested, ranks, plan)
+    )
     error = 0 if engine.kv_cache_memory_bytes or engine.on_cpu else int(constants()["available_kv_error_bytes"])
     room = min(available)
     return Estimate(
@@ -282,8 +293,26 @@ def _is_encoder_only(model: Model) -> bool:
     return all(layer.state is None for layer in model.layers)
 
 
+def _not_free(gpu: Gpu, engine: Engine, requested: int | None, used: int) -> list[Reason]:
+    """The check at start-up that so much is free as is requested (v1/worker/utils.py request_memory, 0.9 to 0.33)."""
+    if requested is None or gpu.memory_bytes is None or engine.on_cpu or engine.vllm_version < (0, 9):
+        return []
+    free = gpu.memory_bytes - used
+    if free >= requested:
+        return []
+    return [
+        Reason(
+            code="free_memory_below_requested",
+            message=f"Free memory on device cuda:0 ({gib(free)}/{gib(gpu.memory_bytes)} GiB) on startup is less than "
+            f"desired GPU memory utilization ({engine.gpu_memory_utilization}, {gib(requested)} GiB). Decrease GPU "
+            "memory utilization or reduce GPU memory used by other processes.",
+            flag="--gpu-memory-utilization",
+        )
+    ]
+
+
 def _does_not_load(
-    gpu: Gpu, requested: int | None, ranks: tuple[Rank, ...], plan: KVCachePlan | None
+    requested: int | None, ranks: tuple[Rank, ...], plan: KVCachePlan | None
 ) -> list[Reason]:
     """For a model without KV cache: the weights and the profile run must fit in the requested share."""
     if plan is not None or requested is None:

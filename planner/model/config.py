@@ -193,6 +193,12 @@ class Config:
             raise self._wrong(name, "must be an object", value)
         return Config(value, where=self.where, prefix=prefix, section_type=section_type or f"{self._type()}.{name}")
 
+    def replaced(self, values: Mapping[builtins.str, Any]) -> Config:
+        """The same object with some keys' values replaced."""
+        return Config(
+            {**self._values, **values}, where=self.where, prefix=self._prefix, section_type=self._section_type
+        )
+
     def optional_section(self, key: builtins.str) -> Config | None:
         """The object under a key, or None where the file has none."""
         return self.section(key) if self.has(key) else None

@@ -8,6 +8,7 @@ fp32 numbers instead of a cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from planner.model.architecture import Model
@@ -25,7 +26,7 @@ from planner.model.families.common import (
     windows,
 )
 from planner.model.families.dense import PRE_NORMS, norms, stack
-from planner.model.modules import Embedding, Heads, Linear, Module, Weight
+from planner.model.modules import Embedding, Linear, Module, Weight
 
 
 def _rotary(config: Config, head_dim: int, *, partial: float = 1.0, kinds: Sequence[str] = ("",)) -> tuple[Weight, ...]:
@@ -47,7 +48,9 @@ def _rotary(config: Config, head_dim: int, *, partial: float = 1.0, kinds: Seque
 def _backend(config: Config, name: str, d: Dims, modules: Sequence[Module], **others: Any) -> Model:
     others.setdefault("everywhere", _rotary(config, d.head_dim))
     others.setdefault("local", windows(config, d.layers))
-    return stack(config, name, d, modules, **others)
+    model = stack(config, name, d, modules, **others)
+    # With a tied head the last stage keeps all that comes before the layers, not the embedding alone.
+    return replace(model, tied=model.first) if model.tied else model
 
 
 def _llama(config: Config, name: str, *, qkv_bias: bool, o_bias: bool, mlp_bias: bool) -> Model:
@@ -255,29 +258,22 @@ def starcoder2(config: Config, name: str) -> Model:
 
 @family("GPTBigCodeForCausalLM")
 def gpt_bigcode(config: Config, name: str) -> Model:
-    """StarCoder 1: learned positions, one KV head, projections that transformers has no plan to split."""
+    """StarCoder 1: learned positions, one KV head, an MLP that transformers has no plan to split."""
     d = dims(config, kv_heads=1 if config.bool("multi_query", default=True) else None)
-    heads = Heads(count=d.kv_heads, size=d.head_dim)
     inner = config.optional_int("n_inner") or 4 * d.hidden
-    attention = qkv_attention(d, prefix="attn", o_name="c_proj", qkv_name="c_attn", packed=("c_attn",))
     modules = (
-        Linear(
-            name="attn.c_attn",
-            inputs=d.hidden,
-            outputs=(d.hidden, heads, heads),
-            split="none",
-            bias=True,
-            group="attention",
+        *qkv_attention(
+            d, prefix="attn", o_name="c_proj", qkv_name="c_attn", packed=("c_attn",), qkv_bias=True, o_bias=True
         ),
-        Linear(name="attn.c_proj", inputs=d.hidden, outputs=(d.hidden,), split="none", bias=True, group="attention"),
-        *attention[2:],
         Linear(name="mlp.c_fc", inputs=d.hidden, outputs=(inner,), split="none", bias=True),
         Linear(name="mlp.c_proj", inputs=inner, outputs=(d.hidden,), split="none", bias=True),
         *norms(d.hidden, "ln_1", "ln_2", bias=True),
     )
+    length = config.int("max_position_embeddings")
+    mask = Weight(name="model.bias", shape=(length, length), kind="buffer", dtype="bool", group="other")
     first = (
         Embedding(name="model.wte", rows=d.vocab, width=d.hidden),
-        Embedding(name="model.wpe", rows=config.int("max_position_embeddings"), width=d.hidden, split=False),
+        Embedding(name="model.wpe", rows=length, width=d.hidden, split=False),
     )
     return _backend(
         config,
@@ -286,6 +282,6 @@ def gpt_bigcode(config: Config, name: str) -> Model:
         modules,
         first=first,
         final_norm=norm("model.ln_f", d.hidden, bias=True),
-        everywhere=(),
+        everywhere=(mask,),
         layer_prefix="model.h.",
     )

@@ -10,7 +10,7 @@ from planner.model.architecture import Model
 from planner.model.config import Config
 from planner.model.families import build_text, family
 from planner.model.families import towers as t
-from planner.model.families.common import config_dtype
+from planner.model.families.common import config_dtype, ties_embeddings
 from planner.model.families.dense import llama, qwen2, qwen3_text
 from planner.model.families.gemma import gemma3, gemma4
 from planner.model.families.delta_net import qwen3_5_text
@@ -34,12 +34,19 @@ QWEN = (
 )
 
 
-def text_section(config: Config) -> Config:
-    """The decoder's config: `text_config`, or the top itself, where older configs have its keys."""
+def text_section(config: Config, *, forwarded: bool = False) -> Config:
+    """The decoder's config: `text_config`, or the top itself, where older configs have its keys.
+
+    Whether the head is tied is for the top to say (config/vllm.py with_hf_config, 0.33). forwarded: transformers' class
+    takes a text_config that says so for the top.
+    """
     if config.has("text_config"):
-        return config.section("text_config")
-    kind = config.str("model_type", default="")
-    return Config({**config.values, "model_type": f"{kind}_text"}, where=config.where)
+        section = config.section("text_config")
+    else:
+        kind = config.str("model_type", default="")
+        section = config.replaced({"model_type": f"{kind}_text"})
+    tied = ties_embeddings(config) or (forwarded and ties_embeddings(section))
+    return section.replaced({"tie_word_embeddings": tied})
 
 
 def multimodal(
@@ -79,14 +86,14 @@ def multimodal(
 @family("Qwen2VLForConditionalGeneration")
 def qwen2_vl(config: Config, name: str) -> Model:
     """models/qwen2_vl.py."""
-    text = qwen2(text_section(config), name)
+    text = qwen2(text_section(config, forwarded=True), name)
     return multimodal(config, text, t.qwen2_tower(config.section("vision_config")), renames=QWEN)
 
 
 @family("Qwen2_5_VLForConditionalGeneration")
 def qwen2_5_vl(config: Config, name: str) -> Model:
     """models/qwen2_5_vl.py."""
-    text = qwen2(text_section(config), name)
+    text = qwen2(text_section(config, forwarded=True), name)
     return multimodal(config, text, t.qwen2_5_tower(config.section("vision_config")), renames=QWEN)
 
 
@@ -112,8 +119,8 @@ def qwen3_vl(config: Config, name: str) -> Model:
 
 @family("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 def qwen3_5_vl(config: Config, name: str) -> Model:
-    """models/qwen3_5.py: Qwen3-VL's tower before a hybrid decoder."""
-    text = qwen3_5_text(text_section(config), name)
+    """models/qwen3_5.py: Qwen3-VL's tower before a hybrid decoder, whose own config says whether the head is tied."""
+    text = qwen3_5_text(config.section("text_config"), name)
     return multimodal(config, text, t.qwen3_tower(config.section("vision_config")), renames=QWEN)
 
 
@@ -198,7 +205,7 @@ def _llava_tower(config: Config, vision: Config) -> tuple[Module, ...]:
 def llava(config: Config, name: str) -> Model:
     """models/llava.py, which also serves Pixtral in transformers' format."""
     vision = config.section("vision_config")
-    text = build_text(text_section(config), name)
+    text = build_text(text_section(config, forwarded=True), name)
     bias = config.bool("multimodal_projector_bias", default=True)
     projector = t.llava_projector("multi_modal_projector", vision.int("hidden_size"), text.hidden_size, bias=bias)
     return multimodal(config, text, (*_llava_tower(config, vision), *projector))
