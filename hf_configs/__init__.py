@@ -13,6 +13,8 @@ from planner.text import did_you_mean, nearest, printable
 
 _FOLDER = Path(__file__).parent
 _INDEX = "INDEX.jsonl"
+_ALIASES = "ALIASES.json"
+"""Repositories whose config.json is, in every size, that of a model here: renamed, or another training of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +84,7 @@ def _by_key() -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         exact[model.lower()] = model
         short = model.split("/", 1)[1].lower()
         by_name[short] = (*by_name.get(short, ()), model)
+    for alias, model in json.loads((_FOLDER / _ALIASES).read_text(encoding="utf-8")).items():
+        exact.setdefault(alias.lower(), model)
+        by_name.setdefault(alias.split("/", 1)[1].lower(), (model,))
     return exact, by_name

@@ -145,7 +145,9 @@ def _batch(source: str, words: tuple[str, ...]) -> int:
     if words:
         raise InputError(f"unexpected {words[0]!r}: with --batch, each line of the file is a whole request")
     code = FITS
-    with click.open_file(source, encoding="utf-8", errors="surrogateescape") if _readable(source) else sys.stdin as lines:
+    with (
+        click.open_file(source, encoding="utf-8", errors="surrogateescape") if _readable(source) else sys.stdin as lines
+    ):
         for answer in answer_lines(lines):
             click.echo(json.dumps(answer))
             code = max(code, WRONG_INPUT if answer["status"] == "error" else answer["status"] != "fits")

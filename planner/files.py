@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +18,9 @@ def write_text(path: Path, text: str) -> None:
         ) as file:
             temporary = file.name
             file.write(text)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError as error:
         if temporary is not None:
             with suppress(OSError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -195,9 +195,7 @@ def _catalogue_model(source: str, revision: str | None) -> tuple[LoadedConfig, M
     return loaded, build_model(loaded.config, loaded.name)
 
 
-def _model(
-    source: str, revision: str | None, overrides: Mapping[str, Any]
-) -> tuple[LoadedConfig, Model]:
+def _model(source: str, revision: str | None, overrides: Mapping[str, Any]) -> tuple[LoadedConfig, Model]:
     if not overrides:
         # A path may change between two requests of one process; a catalogue name cannot.
         return _catalogue_model(source, revision) if not _on_disk(source) else _read_model(source, revision)
@@ -251,9 +249,7 @@ def _from_numbers(
     return None, model, {"weights": "; ".join(assumed)} if assumed else {}
 
 
-def _quantization(
-    model: Model, loaded: LoadedConfig | None, args: EngineArgs, what: str | None
-) -> Quantization | None:
+def _quantization(model: Model, loaded: LoadedConfig | None, args: EngineArgs, what: str | None) -> Quantization | None:
     """The checkpoint's own quantization, the one asked for on the command line, or a what-if."""
     if what is not None:
         return what_if(model, what)

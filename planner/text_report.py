@@ -58,8 +58,10 @@ def validation_text(result: Validation) -> str:
     ]
     lines += [_comparison(row) for row in result.comparisons]
     for load in measured.loads:
-        lines += ["", f"Load: {load.load.concurrency} at once, {load.load.input_len} tokens in, "
-                  f"{load.load.output_len} out"]
+        lines += [
+            "",
+            f"Load: {load.load.concurrency} at once, {load.load.input_len} tokens in, {load.load.output_len} out",
+        ]
         lines.append(f"  output {load.output_tokens_per_s:.1f} tokens/s (total {load.total_tokens_per_s:.1f})")
         lines.append(f"  TTFT {_latency(load.ttft_ms)}")
         lines.append(f"  ITL  {_latency(load.itl_ms)}")
@@ -77,7 +79,8 @@ def _comparison(row: Comparison) -> str:
     else:
         difference = f"{row.difference:+{form}}"
     predicted, measured = f"{row.predicted:{form}}", f"{row.measured:{form}}"
-    return f"  {row.name:28}{predicted:>18}{measured:>18}   {difference} {'' if row.difference == 0 else row.unit}".rstrip()
+    unit = row.unit if row.difference else ""
+    return f"  {row.name:28}{predicted:>18}{measured:>18}   {difference} {unit}".rstrip()
 
 
 def _latency(summary: Summary | None) -> str:

@@ -46,7 +46,9 @@ def test_the_parts_of_the_budget_add_up():
 
 def test_every_key_of_the_contract_is_there():
     result = answer({**LLAMA, "id": 7})
-    assert {"id", "status", "reasons", "model", "gpu", "engine", "memory", "weights", "kv_cache", "ranks"} <= set(result)
+    assert {"id", "status", "reasons", "model", "gpu", "engine", "memory", "weights", "kv_cache", "ranks"} <= set(
+        result
+    )
     assert {"basis", "range"} <= set(result)
     assert result["id"] == 7
     assert result["engine"]["attention_backend"] == "FLASH_ATTN"
@@ -143,10 +145,13 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str
         ('{"architectures": ["NopeForCausalLM"]}', "NopeForCausalLM"),
         ('{"architectures": ["LlamaForCausalLM"], "hidden_size": NaN}', "NaN"),
         ('{"architectures": ["LlamaForCausalLM"], "hidden_size": "4096"}', "hidden_size"),
-        ('{"architectures": ["LlamaForCausalLM"], "hidden_size": 100, "num_attention_heads": 7}', "num_attention_heads"),
+        (
+            '{"architectures": ["LlamaForCausalLM"], "hidden_size": 100, "num_attention_heads": 7}',
+            "num_attention_heads",
+        ),
         (
             '{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_attention_heads": 32, '
-                '"num_key_value_heads": 7}',
+            '"num_key_value_heads": 7}',
             "num_key_value_heads",
         ),
         ('{"architectures": ["LlamaForCausalLM"], "hidden_size": -4096}', "hidden_size"),

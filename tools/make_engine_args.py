@@ -8,6 +8,7 @@ import builtins
 import enum
 import importlib.metadata
 import json
+import pathlib
 import sys
 import types
 import typing
@@ -28,7 +29,7 @@ def kind_of_hint(hint: object) -> str:
         return "json"  # a number, or the name of a level
     if float in plain:
         return "float"
-    if any(option in (str, typing.Literal) or (isinstance(option, type) and issubclass(option, enum.Enum)) for option in plain):
+    if plain & {str, typing.Literal} or any(isinstance(one, type) and issubclass(one, enum.Enum) for one in plain):
         return "str"
     return "json"
 
@@ -65,9 +66,8 @@ def main() -> None:
         if action.dest not in ("help", "model_tag"):
             where = "engine" if action.dest in engine_names else "server"
             table[where][action.dest] = describe(action, hints.get(action.dest))
-    with open(sys.argv[1], "w") as file:
-        json.dump({"vllm_version": installed_version(), **table}, file, indent=0, sort_keys=True)
-        file.write("\n")
+    text = json.dumps({"vllm_version": installed_version(), **table}, indent=0, sort_keys=True)
+    pathlib.Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
 
 
 def type_hints(cls: type) -> dict[str, object]:

@@ -264,10 +264,10 @@ def human_int(text: str) -> int | str:
     number, suffix = match.groups()
     power = "kmgt".index(suffix.lower()) + 1
     if suffix.islower():
-        return int(float(number) * 1000**power)
+        return int(float(number) * int(1000**power))
     if "." in number:
         raise argparse.ArgumentTypeError(f"decimals need a lower-case suffix: {shown(text)}")
-    return int(number) * 1024**power
+    return int(number) * int(1024**power)
 
 
 def _json(text: str) -> JsonValue:

@@ -537,8 +537,9 @@ BACKENDS = {
             check=_sm120_sparse_check,
             stored_as={"auto": "fp8_ds_mla", "fp8": "fp8_ds_mla", "fp8_e4m3": "fp8_ds_mla"},
         ),
-        # A cache without an attention of its own: DeepSeek-V3.2's indexer.
+        # Caches without an attention of their own, and layers whose model names their backend itself.
         Backend(name="DEEPSEEK_V32_INDEXER", blocks=(64,), exact=True),
+        Backend(name="MINIMAX_M3_SPARSE", blocks=(128,), exact=True),
         # Composites: image prefixes to Triton, the rest to the faster one.
         Backend(
             name="TRITON_FLASH_ATTN",
@@ -689,8 +690,10 @@ def old_block_size(version: VllmVersion, capability: int, given: int, *, mla: bo
 
 
 def distinct(chosen: Iterable[tuple[Backend, Query]]) -> list[tuple[Backend, Query]]:
-    """One entry per backend, in layer order."""
+    """One entry per backend, in layer order, asked for the largest head, as a model's own head size is."""
     found: dict[str, tuple[Backend, Query]] = {}
     for backend, query in chosen:
-        found.setdefault(backend.name, (backend, query))
+        known = found.get(backend.name)
+        if known is None or query.head_size > known[1].head_size:
+            found[backend.name] = (backend, query)
     return list(found.values())

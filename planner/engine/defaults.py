@@ -6,8 +6,9 @@ the same places in the versions named beside each rule.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from planner.engine.args import EngineArgs
 from planner.engine.version import VllmVersion
@@ -166,7 +167,7 @@ def _dtype(model: Model, gpu: Gpu, given: str) -> str:
 
 
 def _batch_sizes(
-    model: Model, gpu: Gpu, given: dict[str, int], version: VllmVersion, usage: Usage, max_model_len: int
+    model: Model, gpu: Gpu, given: Mapping[str, Any], version: VllmVersion, usage: Usage, max_model_len: int
 ) -> tuple[int, int]:
     """(max_num_seqs, max_num_batched_tokens), given or filled in."""
     tokens, seqs = default_batch_sizes(gpu, version, usage, given)
@@ -203,9 +204,7 @@ def _batch_sizes(
     return seqs, tokens
 
 
-def default_batch_sizes(
-    gpu: Gpu, version: VllmVersion, usage: Usage, given: dict[str, int]
-) -> tuple[int, int]:
+def default_batch_sizes(gpu: Gpu, version: VllmVersion, usage: Usage, given: Mapping[str, Any]) -> tuple[int, int]:
     """(max_num_batched_tokens, max_num_seqs) before caps (engine/arg_utils.py get_batch_defaults, 0.33)."""
     world = given.get("tensor_parallel_size", 1) * given.get("pipeline_parallel_size", 1)
     offline = usage == "offline"
@@ -223,9 +222,7 @@ def default_batch_sizes(
     return (8192 if offline else 2048), 256
 
 
-def capture_sizes(
-    given: dict[str, object], version: VllmVersion, gpu: Gpu, seqs: int, tokens: int
-) -> tuple[int, ...]:
+def capture_sizes(given: dict[str, object], version: VllmVersion, gpu: Gpu, seqs: int, tokens: int) -> tuple[int, ...]:
     """Batch sizes that CUDA graphs are captured for (config/vllm.py _set_cudagraph_sizes, 0.33)."""
     compilation = given.get("compilation_config")
     compilation = compilation if isinstance(compilation, dict) else {}
@@ -258,5 +255,5 @@ def uses_v2_runner(model: Model, version: VllmVersion) -> bool:
     if version >= (0, 29):
         return True
     if version >= (0, 26):
-        return not model.is_moe and not model.is_hybrid or model.architecture in _V2_SINCE_0_24
+        return (not model.is_moe and not model.is_hybrid) or model.architecture in _V2_SINCE_0_24
     return model.architecture in _V2_SINCE_0_24

@@ -45,8 +45,9 @@ def _layers(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization |
 
 def _capability(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     if gpu.capability is not None and gpu.capability < 70:
-        raise Refusal("gpu_too_old", f"vLLM needs compute capability 7.0 or higher; {gpu.name} has "
-                      f"{gpu.capability / 10}.", None)
+        raise Refusal(
+            "gpu_too_old", f"vLLM needs compute capability 7.0 or higher; {gpu.name} has {gpu.capability / 10}.", None
+        )
 
 
 def _quantization_capability(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:

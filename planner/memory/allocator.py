@@ -1,14 +1,19 @@
 """What torch's CUDA caching allocator counts for a tensor: "Model loading took" is blocks, not tensor bytes.
 
 Source: c10/cuda/CUDACachingAllocator.cpp (torch 2.x) with vLLM's `max_split_size_mb:20` while loading
-(v1/worker/gpu_worker.py _scoped_allocator_max_split, 0.32 and later; stock allocator before).
+(v1/worker/gpu_worker.py _scoped_allocator_max_split, in 0.22 and later; 0.20 has the stock allocator).
 """
 
 from __future__ import annotations
 
 from planner.units import MIB, round_up
 
-LOADING_MAX_SPLIT = 20 * MIB
+_LOADING_MAX_SPLIT = 20 * MIB
+
+
+def loading_max_split(version: tuple[int, int, int]) -> int | None:
+    """max_split_size while this vLLM loads weights; None: the stock allocator."""
+    return _LOADING_MAX_SPLIT if version >= (0, 22, 0) else None
 
 
 def block_bytes(nbytes: int, max_split: int | None = None) -> int:

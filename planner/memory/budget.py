@@ -13,7 +13,7 @@ from planner.engine.defaults import Engine, Usage, resolve
 from planner.engine.version import NEWEST, VllmVersion
 from planner.errors import InputError, Reason, Refusal
 from planner.hardware.catalogue import Gpu
-from planner.memory.allocator import LOADING_MAX_SPLIT
+from planner.memory.allocator import loading_max_split
 from planner.memory.kv_cache import KVCachePlan, plan_kv_cache
 from planner.memory.overhead import Overhead, constants, overhead
 from planner.memory.quantization import Quantization
@@ -55,7 +55,7 @@ class Estimate:
     engine: Engine | None
     requested_bytes: int | None = None
     stages: tuple[StageWeights, ...] = ()
-    overhead: Overhead | None = None
+    overheads: tuple[Overhead, ...] = ()
     ranks: tuple[Rank, ...] = ()
     kv_cache: KVCachePlan | None = None
     basis: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +77,10 @@ class Estimate:
     @property
     def weights(self) -> StageWeights | None:
         return self.stages[self.tightest] if self.stages else None
+
+    @property
+    def overhead(self) -> Overhead | None:
+        return self.overheads[self.tightest] if self.overheads else None
 
     @property
     def outside_budget_bytes(self) -> int:
@@ -229,11 +233,12 @@ def _estimate(
         capability=engine.capability,
         quantization=quantization,
     )
-    max_split = LOADING_MAX_SPLIT if engine.vllm_version >= (0, 32) else None
+    max_split = loading_max_split(engine.vllm_version)
     stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
-    extra = overhead(model, engine)
+    last = len(stages) - 1
+    beside = tuple(overhead(model, engine, last_stage=stage.pp_rank == last) for stage in stages)
     offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
-    requested, available = _available(gpu, engine, stages, extra, offloaded)
+    requested, available = _available(gpu, engine, stages, beside, offloaded)
     plan = plan_kv_cache(model, engine, gpu, available) if not _is_encoder_only(model) else None
     ranks = tuple(
         Rank(
@@ -262,7 +267,7 @@ def _estimate(
         engine=engine,
         requested_bytes=requested,
         stages=stages,
-        overhead=extra,
+        overheads=beside,
         ranks=ranks,
         kv_cache=plan,
         basis=_basis(model, engine, assumed),
@@ -273,7 +278,7 @@ def _estimate(
 
 
 def _available(
-    gpu: Gpu, engine: Engine, stages: tuple[StageWeights, ...], extra: Overhead, offloaded: int
+    gpu: Gpu, engine: Engine, stages: tuple[StageWeights, ...], overheads: tuple[Overhead, ...], offloaded: int
 ) -> tuple[int | None, list[int]]:
     """(requested bytes, bytes for KV cache per pipeline stage)."""
     if engine.kv_cache_memory_bytes is not None:
@@ -283,10 +288,10 @@ def _available(
         raise InputError("a CPU engine's KV cache has no size of its own: pass --kv-cache-memory-bytes")
     total = gpu.known_memory()
     requested = ceil(total * engine.gpu_memory_utilization)
-    beside = extra.activation_peak + extra.persistent + extra.non_torch
-    if extra.graphs_in_budget:
-        beside += extra.cuda_graph
-    return requested, [requested - (stage.block_bytes - offloaded) - beside for stage in stages]
+    return requested, [
+        requested - (stage.block_bytes - offloaded) - beside.in_budget
+        for stage, beside in zip(stages, overheads, strict=True)
+    ]
 
 
 def _is_encoder_only(model: Model) -> bool:
@@ -311,9 +316,7 @@ def _not_free(gpu: Gpu, engine: Engine, requested: int | None, used: int) -> lis
     ]
 
 
-def _does_not_load(
-    requested: int | None, ranks: tuple[Rank, ...], plan: KVCachePlan | None
-) -> list[Reason]:
+def _does_not_load(requested: int | None, ranks: tuple[Rank, ...], plan: KVCachePlan | None) -> list[Reason]:
     """For a model without KV cache: the weights and the profile run must fit in the requested share."""
     if plan is not None or requested is None:
         return []
@@ -323,8 +326,7 @@ def _does_not_load(
     return [
         Reason(
             code="out_of_memory",
-            message=f"CUDA out of memory: {gib(requested - room)} GiB are needed, "
-            f"{gib(requested)} GiB are requested.",
+            message=f"CUDA out of memory: {gib(requested - room)} GiB are needed, {gib(requested)} GiB are requested.",
             flag="--gpu-memory-utilization",
         )
     ]

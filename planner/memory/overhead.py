@@ -35,24 +35,38 @@ class Overhead:
     graphs_in_budget: bool
     """Whether this version takes the estimate off the KV cache; before, graphs come from outside the budget."""
 
+    @property
+    def in_budget(self) -> int:
+        """What vLLM takes off the requested share, beside the weights."""
+        graphs = self.cuda_graph if self.graphs_in_budget else 0
+        return self.activation_peak + self.persistent + self.non_torch + graphs
 
-def overhead(model: Model, engine: Engine) -> Overhead:
-    """The overhead of one rank; zero on a CPU, whose KV cache has a size of its own."""
+
+def overhead(model: Model, engine: Engine, *, last_stage: bool = True) -> Overhead:
+    """The overhead of one rank of a pipeline stage; zero on a CPU, whose KV cache has a size of its own."""
     if engine.on_cpu:
         return Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
     return Overhead(
-        activation_peak=activation_peak(model, engine),
-        persistent=persistent_buffers(model, engine),
+        activation_peak=activation_peak(model, engine, last_stage=last_stage),
+        persistent=persistent_buffers(model, engine) if last_stage else 0,
         non_torch=non_torch(engine),
         cuda_graph=cuda_graphs(engine),
         graphs_in_budget=engine.vllm_version >= (0, 20),
     )
 
 
-def activation_peak(model: Model, engine: Engine) -> int:
-    """Peak activation of the profile run: the largest of the competing peaks, plus MoE workspaces."""
-    workspace = moe_workspace(model, engine)
-    return max(forward_peak(model, engine), sampler_peak(model, engine), mla_peak(model, engine)) + workspace
+def activation_peak(model: Model, engine: Engine, *, last_stage: bool = True) -> int:
+    """Peak activation of the profile run: the largest of the competing peaks, plus MoE workspaces.
+
+    Only the last pipeline stage samples; the others hold the hidden states and residuals that they pass on.
+    """
+    peaks = [forward_peak(model, engine), mla_peak(model, engine)]
+    if last_stage:
+        peaks.append(sampler_peak(model, engine))
+    else:
+        passed_on = 2 * engine.max_num_batched_tokens * model.hidden_size * DTYPE_BYTES[engine.dtype]
+        peaks = [peak + passed_on for peak in peaks]
+    return max(peaks) + moe_workspace(model, engine)
 
 
 def forward_peak(model: Model, engine: Engine) -> int:
@@ -74,14 +88,18 @@ def forward_peak(model: Model, engine: Engine) -> int:
 
 
 def sampler_peak(model: Model, engine: Engine) -> int:
-    """Logits of every request and the sampler's copies of them; the same on every tensor-parallel rank."""
+    """Logits of every request and the sampler's copies of them; the same on every tensor-parallel rank.
+
+    The logits come in the model's dtype; what the sampler makes of them (fp32, sorted, masked …) does not depend on it.
+    """
     if model.is_pooling:
         return 0
     runner = "v2" if engine.use_v2_model_runner else "v1"
     per_logit = float(_of_version("sampler_bytes_per_logit", engine.vllm_version, runner=runner)["value"])
     rows = min(engine.max_num_seqs, engine.max_num_batched_tokens)
-    hidden = DTYPE_BYTES[engine.dtype] * engine.max_num_batched_tokens * model.hidden_size
-    return int(per_logit * rows * model.vocab_size) + hidden + int(constants()["sampler_base_bytes"])
+    element = DTYPE_BYTES[engine.dtype]
+    hidden = element * engine.max_num_batched_tokens * model.hidden_size
+    return int((element + per_logit) * rows * model.vocab_size) + hidden + int(constants()["sampler_base_bytes"])
 
 
 def mla_peak(model: Model, engine: Engine) -> int:
@@ -95,7 +113,10 @@ def mla_peak(model: Model, engine: Engine) -> int:
 
 
 def moe_workspace(model: Model, engine: Engine) -> int:
-    """The two workspaces of the fused experts kernels (layers/fused_moe, Triton), which stay allocated."""
+    """The two workspaces of the fused experts kernels (layers/fused_moe, Triton), which stay allocated.
+
+    gpt-oss's own kernels take none from the shared workspace; what they allocate for a moment is below the sampler's peak.
+    """
     element, version = DTYPE_BYTES[engine.dtype], engine.vllm_version
     tokens = engine.max_num_batched_tokens
     if version < (0, 18):  # VLLM_FUSED_MOE_CHUNK_SIZE
@@ -103,7 +124,7 @@ def moe_workspace(model: Model, engine: Engine) -> int:
     largest = 0
     for layer in set(model.layers):
         for module in layer.modules:
-            if isinstance(module, Experts):
+            if isinstance(module, Experts) and module.layout != "gpt_oss":
                 whole = engine.enable_expert_parallel
                 width = module.intermediate if whole else ceil_div(module.intermediate, engine.tensor_parallel_size)
                 rows = tokens * (engine.data_parallel_size if whole else 1) * module.top_k
@@ -120,9 +141,12 @@ def persistent_buffers(model: Model, engine: Engine) -> int:
 
 
 def non_torch(engine: Engine) -> int:
-    """CUDA context growth, NCCL and kernels loaded since the first memory snapshot."""
-    several = engine.tensor_parallel_size * engine.pipeline_parallel_size > 1
-    return int(_of_version("non_torch_bytes", engine.vllm_version, tensor_parallel=several)["value"])
+    """CUDA context growth, kernels loaded and NCCL channels opened since the first memory snapshot."""
+    if engine.tensor_parallel_size == 1:
+        return int(_of_version("non_torch_bytes", engine.vllm_version, link="none")["value"])
+    # From compute capability 9.0 on there are symmetric memory and FlashInfer's all-reduce beside NCCL.
+    link = "symmetric" if engine.capability is not None and engine.capability >= 90 else "nccl"
+    return int(_of_version("non_torch_bytes", engine.vllm_version, link=link)["value"])
 
 
 def cuda_graphs(engine: Engine) -> int:
@@ -134,9 +158,7 @@ def cuda_graphs(engine: Engine) -> int:
 
 @cache
 def constants() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(
-        (Path(__file__).parent / "data" / "constants.json").read_text(encoding="utf-8")
-    )
+    loaded: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "constants.json").read_text(encoding="utf-8"))
     return loaded
 
 

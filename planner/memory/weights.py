@@ -94,9 +94,7 @@ class _Sums:
         self.at, self.max_split = at, max_split
         self._layers: dict[object, tuple[_Row, ...]] = {}
 
-    def stage(
-        self, model: Model, rank: int, indices: range, parts: list[Iterable[Module]]
-    ) -> StageWeights:
+    def stage(self, model: Model, rank: int, indices: range, parts: list[Iterable[Module]]) -> StageWeights:
         rows = [row for part in parts for row in self._rows(part, self.at)]
         for index in indices:
             rows.extend(self._layer(model, model.layers[index], index))

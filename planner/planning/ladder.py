@@ -265,9 +265,7 @@ class _Climb:
     def _skip(self, rung: Rung, why: str) -> None:
         self._record(rung.name, "skipped", Change(summary=rung.name), why, self.estimate, self.estimate)
 
-    def _record(
-        self, rung: str, outcome: str, change: Change, why: str, before: Estimate, after: Estimate
-    ) -> None:
+    def _record(self, rung: str, outcome: str, change: Change, why: str, before: Estimate, after: Estimate) -> None:
         self.steps.append(
             Step(
                 rung=rung,

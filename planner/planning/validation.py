@@ -99,7 +99,7 @@ def validate(
     loads: tuple[Load, ...],
     *,
     timeout_s: float = 900,
-    on_progress: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Validation:
     """Launch, measure, compare. LaunchError when the engine does not start although it was predicted to.
 

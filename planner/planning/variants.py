@@ -35,9 +35,7 @@ class _Format:
 _FORMATS = (
     _Format(pattern=r"fp8(-dynamic)?", name="fp8", quality_cost="very small: weights and activations in fp8"),
     _Format(pattern=r"quantized\.w8a8", name="w8a8 int8", quality_cost="small: weights and activations in int8"),
-    _Format(
-        pattern=r"awq(-int4)?", name="AWQ 4-bit", quality_cost="moderate: weights in 4 bits", make="awq"
-    ),
+    _Format(pattern=r"awq(-int4)?", name="AWQ 4-bit", quality_cost="moderate: weights in 4 bits", make="awq"),
     _Format(pattern=r"quantized\.w4a16", name="w4a16", quality_cost="moderate: weights in 4 bits"),
     _Format(pattern=r"gptq-int4", name="GPTQ 4-bit", quality_cost="moderate: weights in 4 bits"),
 )

@@ -314,7 +314,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     value_error = re.search(r"Value error, (.*?) \[type=value_error", message, re.DOTALL)
     if value_error:  # pydantic wraps what vLLM says
         message = value_error.group(1)
-    message = re.sub(r"\S*/ask-vllm-[^/\s]+/([^/\s'\"]+)", r"\1", message)  # not our temporary folder
+    message = re.sub(r"[^\s'\"]*/ask-vllm-[^/\s]+/([^/\s'\"]+)", r"\1", message)  # not our temporary folder
     if not message and frames:
         message = linecache.getline(frames[-1].filename, frames[-1].lineno or 0).strip()
     ours = isinstance(error, _OURS) or any(word in message for word in _OUR_WORDS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from planner.errors import Refusal
-from planner.memory.kv_cache.specs import CannotUnify, ChunkedSpec, Demand, FullSpec, SlidingSpec, Spec
+from planner.memory.kv_cache.specs import CannotUnify, ChunkedSpec, Demand, FullSpec, SlidingSpec, Spec, StateSpec
 from planner.memory.kv_cache.versions import Rules
 from planner.units import ceil_div
 
@@ -65,7 +65,13 @@ def cache_groups(
     """The groups that vLLM forms. packed: pages of several sizes lie side by side in a block (DeepSeek-V4)."""
     if not layers:
         return ()
-    if not hybrid_manager or not rules.hybrid:
+    if rules.everything_full:
+        layers = [
+            replace(layer, spec=_as_full(layer.spec, None))
+            for layer in layers
+            if not isinstance(layer.spec, StateSpec)  # V0 keeps recurrent states outside its blocks
+        ]
+    elif not hybrid_manager or not rules.hybrid:
         layers = promoted(layers)
         if not _is_uniform(layer.spec for layer in layers):
             raise Refusal("hybrid_manager_needed", rules.not_uniform, "--disable-hybrid-kv-cache-manager")

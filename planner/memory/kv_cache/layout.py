@@ -203,10 +203,14 @@ class CacheModel:
             return {}
         wanted = self.engine.attention_backend or self._forced[0]
         return {
-            kept: backends.select(self.query(kept), wanted)
+            kept: self._own_backend(kept) or backends.select(self.query(kept), wanted)
             for kept in self.kinds
             if not isinstance(kept.state, RecurrentState | CompressedAttention)
         }
+
+    def _own_backend(self, kept: Kept) -> Backend | None:
+        """Where the model's class names the backend (vllm/models/minimax_m3)."""
+        return BACKENDS["MINIMAX_M3_SPARSE"] if getattr(kept.state, "index_head_size", None) else None
 
     @cached_property
     def backends(self) -> list[tuple[Backend, Query]]:
@@ -436,6 +440,9 @@ class CacheModel:
             yield from compressed_specs(state, self.block_size)
         else:
             yield self._attention_spec(kept, state)
+            index = getattr(state, "index_head_size", None)
+            if index:  # MiniMax-M3's indexer: one bf16 key a token
+                yield MLASpec(block_size=self.block_size, token_bytes=index * 2, shape=("indexer",))
 
     def _mla_specs(self, kept: Kept, state: MLAttention) -> Iterator[Spec]:
         dtype, block, dcp = self.dtype(kept), self.block_size, self.engine.decode_context_parallel_size

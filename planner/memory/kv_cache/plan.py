@@ -14,6 +14,7 @@ from planner.memory.kv_cache.layout import CacheModel, make_layout
 from planner.memory.kv_cache.messages import cannot_auto_fit, kv_too_small, no_cache_blocks
 from planner.memory.kv_cache.specs import Demand
 from planner.model.architecture import Model
+from planner.model.attention import KVAttention, LayerState, MLAttention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +62,64 @@ class KVCachePlan:
     """The longest that this memory would serve, up to what the model allows."""
     groups: tuple[GroupSummary, ...]
     failure: Reason | None = None
+    notes: tuple[str, ...] = ()
+    """What had to be left out, each a sentence."""
 
 
 def cache_model(
-    model: Model, engine: Engine, gpu: Gpu, checkpoint_kv_dtype: str | None = None
+    model: Model,
+    engine: Engine,
+    gpu: Gpu,
+    checkpoint_kv_dtype: str | None = None,
+    draft: Model | None = None,
 ) -> CacheModel:
-    """checkpoint_kv_dtype: the checkpoint's own KV scheme (dtypes.checkpoint_kv_dtype), for --kv-cache-dtype auto."""
+    """checkpoint_kv_dtype: the checkpoint's own KV scheme (dtypes.checkpoint_kv_dtype), for --kv-cache-dtype auto.
+
+    draft: the model of speculative_config, whose layers join the cache.
+    """
     name = resolved_kv_dtype(model, engine, gpu, checkpoint_kv_dtype)
     legal.check(model, engine, name)
-    return CacheModel(model=model, engine=engine, gpu=gpu, kv_cache_dtype=name)
+    return CacheModel(
+        model=model, engine=engine, gpu=gpu, kv_cache_dtype=name, draft=draft_states(model, engine, draft)
+    )
+
+
+_WITHOUT_LAYERS = frozenset({"ngram", "ngram_gpu", "suffix"})
+
+
+def speculative_method(engine: Engine) -> str | None:
+    """The method of speculative_config; None without one."""
+    config = engine.args.get("speculative_config")
+    if not isinstance(config, dict):
+        return None
+    method = config.get("method")
+    return method if isinstance(method, str) else "draft_model"
+
+
+def draft_states(model: Model, engine: Engine, draft: Model | None) -> tuple[LayerState, ...]:
+    """What a draft's layers keep. A multi-token predictor is one more attention layer of the model's own kind."""
+    method = speculative_method(engine)
+    if method is None or method in _WITHOUT_LAYERS:
+        return ()
+    if draft is not None:
+        return tuple(state for layer in draft.layers for state in layer.states)
+    if not method.endswith("mtp"):
+        return ()
+    full = [
+        state
+        for layer in model.layers
+        for state in layer.states
+        if isinstance(state, MLAttention) or (isinstance(state, KVAttention) and state.sliding_window is None)
+    ]
+    return tuple(full[-1:])
+
+
+def draft_notes(engine: Engine, draft: Model | None) -> tuple[str, ...]:
+    """Says so where the draft's layers are unknown."""
+    method = speculative_method(engine)
+    if method is None or method in _WITHOUT_LAYERS or method.endswith("mtp") or draft is not None:
+        return ()
+    return (f"The layers of the {method} draft are not in the KV cache: its config is not known here.",)
 
 
 def resolved_kv_dtype(model: Model, engine: Engine, gpu: Gpu, checkpoint_kv_dtype: str | None) -> str:
@@ -121,9 +171,10 @@ def plan_kv_cache(
     available_bytes: Sequence[int],
     *,
     checkpoint_kv_dtype: str | None = None,
+    draft: Model | None = None,
 ) -> KVCachePlan:
     """What this much memory per pipeline stage (of one rank) holds. Refusal for an illegal dtype or backend."""
-    cache = cache_model(model, engine, gpu, checkpoint_kv_dtype)
+    cache = cache_model(model, engine, gpu, checkpoint_kv_dtype, draft)
     layout = make_layout(cache)
     demand = demand_of(engine, layout)
     if not layout.groups:
@@ -158,6 +209,7 @@ def plan_kv_cache(
         max_model_len_that_fits=longest,
         groups=tuple(_summary(layout, demand)),
         failure=failure,
+        notes=draft_notes(engine, draft),
     )
 
 
@@ -237,9 +289,10 @@ def concurrency_curve(
     lengths: Sequence[int],
     *,
     checkpoint_kv_dtype: str | None = None,
+    draft: Model | None = None,
 ) -> list[tuple[int, int, float]]:
     """(max_model_len, tokens, concurrency) for each length: what --curve prints. Concurrency 0 where it does not fit."""
-    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype))
+    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype, draft))
     demand = demand_of(engine, layout)
     if not layout.groups:
         return []
@@ -260,9 +313,10 @@ def max_len_for_sessions(
     sessions: int,
     *,
     checkpoint_kv_dtype: str | None = None,
+    draft: Model | None = None,
 ) -> int:
     """The largest max_model_len at which this many full-length requests run at once; 0 for none."""
-    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype))
+    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype, draft))
     demand = demand_of(engine, layout)
     limit = max(model.max_position, demand.max_model_len)
     if not layout.groups:

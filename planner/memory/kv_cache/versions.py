@@ -26,6 +26,8 @@ class Rules:
     """Tokens / max_model_len, or blocks / blocks of one request."""
     length_check: Literal["tokens", "bytes"] = "tokens"
     """0.6, 0.7 (V0): max_model_len against the tokens that the blocks hold; then bytes against bytes."""
+    everything_full: bool = True
+    """0.6, 0.7 (V0): every attention layer is stored like full attention."""
     hybrid: bool = False
     """Groups of layers that share one pool; before, sliding windows are stored like full attention."""
     mixed_full: bool = False
@@ -77,7 +79,7 @@ class Rules:
 
 
 _CHANGES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
-    ((0, 8), {"length_check": "bytes", "wording": "0.8"}),
+    ((0, 8), {"length_check": "bytes", "everything_full": False, "wording": "0.8"}),
     ((0, 9), {"hybrid": True, "tokens": "groups", "concurrency": "blocks", "wording": "0.9"}),
     ((0, 11), {"mixed_full": True, "round_robin": True, "mamba_modes": ("none", "all")}),
     ((0, 12), {"unify_pages": True, "larger_group": (5, 4)}),

@@ -169,6 +169,7 @@ def nemotron_h(config: Config, name: str) -> Model:
         final_norm=norm("model.norm_f", d.hidden),
         tie=False,  # the class never ties its head
         extra_parameters=_nemotron_mtp(config, d, mixers),
+        renames=(("backbone", "model"),),
     )
 
 
