@@ -228,6 +228,15 @@ def _plan_request(words: Sequence[str]) -> dict[str, Any] | None:
     return request
 
 
+@cli.command("fit-constants")
+@click.option("--write", is_flag=True, help="Write the constants file and docs/accuracy-memory.md, in a source tree.")
+def fit_constants(write: bool) -> int:
+    """Fit the few constants on measured launches, and show how wrong they are on launches of other sources."""
+    from planner.commands import run_fit_constants
+
+    return run_fit_constants(write)
+
+
 @cli.command()
 def gpus() -> None:
     """The cards of the catalogue."""

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -13,6 +14,7 @@ import click
 from planner.engine.launch import Device, LaunchError, platform_supports_engine
 from planner.engine.measure import Load
 from planner.errors import InputError
+from planner.files import write_text
 from planner.planning.validation import Validation, for_device, validate
 from planner.request import prepare
 from planner.text import printable
@@ -74,6 +76,29 @@ def _this_gpu() -> str:
     if not found:
         raise InputError("no GPU is seen on this machine; pass --gpu with its name, or --device cpu")
     return found[0]
+
+
+def run_fit_constants(write: bool) -> int:
+    """`vllm-fit fit-constants`: prints the errors; with `write`, renews the constants file and the accuracy page."""
+    from planner.calibration.fit import fit
+    from planner.calibration.launches import launches
+    from planner.calibration.report import accuracy_page
+    from planner.memory import overhead
+
+    found, left_out = launches()
+    if write:
+        page = Path(overhead.__file__).parents[2] / "docs" / "accuracy-memory.md"
+        if not page.parent.is_dir():
+            raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
+        constants = fit(found, overhead.constants())
+        write_text(overhead.CONSTANTS, json.dumps(constants, indent=2) + "\n")
+        overhead.constants.cache_clear()
+        launches.cache_clear()
+        found, left_out = launches()
+        write_text(page, accuracy_page(found, left_out))
+        click.echo(f"wrote {overhead.CONSTANTS} and {page}")
+    click.echo(accuracy_page(found, left_out).partition("## Launch by launch")[0].rstrip())
+    return 0
 
 
 @contextmanager

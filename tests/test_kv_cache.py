@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.engine.version import NEWEST as NEWEST_VERSION
+from planner.engine.version import parse_version
 from planner.errors import Refusal
 from planner.memory.kv_cache import concurrency_curve, max_len_for_sessions
 from planner.memory.kv_cache.dtypes import KV_DTYPES, checkpoint_kv_dtype, kv_dtype
 from planner.memory.kv_cache.groups import group_size, least_padding
 from planner.memory.kv_cache.layout import indexer_bytes
 from planner.memory.kv_cache.versions import rules
-from planner.engine.version import NEWEST as NEWEST_VERSION
-from planner.engine.version import parse_version
 from planner.model.attention import KVAttention
 from planner.units import GIB
 from tests.kv_case import CPU, LLAMA_8B, card, engine, full, layout, model, of_states, plan, window
@@ -156,31 +156,29 @@ def test_tokens_by_version() -> None:
 
 
 def test_null_block_is_held_back_since_0_29() -> None:
-    exactly = 8192 * 131072 / 8192  # 8192 tokens of 131,072 bytes each
     for version, fits in (("0.28.0", True), ("0.29.0", False)):
         made = plan(LLAMA_8B, 8192 * 131072 / GIB, version=version, max_model_len=8192)
         assert (made.failure is None) == fits
-    assert exactly == 131072
 
 
+_ASK = (
+    "To serve at least one request with the {model} max seq len (131072), ({need} GiB KV cache is needed, which is "
+    "larger than the available KV cache memory ({room} GiB)."
+)
+_OLD = _ASK.format(model="models's", need="16.00", room="1.00")
+_LENGTH = " Based on the available memory, the estimated maximum model length is {length}."
+_TRY = " Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
+_SEE = " See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
 SENTENCES = {
-    "0.6.6": "The model's max seq len (131072) is larger than the maximum number of tokens that can be stored in KV cache "
-    "(8192). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
-    "0.8.5": "To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is needed, which "
-    "is larger than the available KV cache memory (1.00 GiB). Based on the available memory,  Try increasing "
-    "`gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
-    "0.10.2": "To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is needed, which "
-    "is larger than the available KV cache memory (1.00 GiB). Based on the available memory, the estimated maximum model "
-    "length is 8192. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
-    "0.19.0": "To serve at least one request with the models's max seq len (131072), (16.0 GiB KV cache is needed, which "
-    "is larger than the available KV cache memory (1.0 GiB). Based on the available memory, the estimated maximum model "
-    "length is 8192. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine. "
-    "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details.",
-    "0.33.0": "To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache is needed, which "
-    "is larger than the available KV cache memory (1.0 GiB). Based on the available memory, the estimated maximum model "
-    "length is 8176. Try increasing `gpu_memory_utilization` (which also controls CPU memory on the CPU backend) or "
-    "decreasing `max_model_len` when initializing the engine. See "
-    "https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details.",
+    "0.6.6": "The model's max seq len (131072) is larger than the maximum number of tokens that can be stored in KV "
+    f"cache (8192).{_TRY}",
+    "0.8.5": f"{_OLD} Based on the available memory, {_TRY}",
+    "0.10.2": f"{_OLD}{_LENGTH.format(length=8192)}{_TRY}",
+    "0.19.0": _ASK.format(model="models's", need="16.0", room="1.0") + _LENGTH.format(length=8192) + _TRY + _SEE,
+    "0.33.0": _ASK.format(model="model's", need="16.0", room="1.0")
+    + _LENGTH.format(length=8176)
+    + _TRY.replace("` or", "` (which also controls CPU memory on the CPU backend) or")
+    + _SEE,
 }
 
 
@@ -240,9 +238,9 @@ def test_backend(gpu: str, dtype: str, backend: str) -> None:
     ],
 )
 def test_refused_dtype(name: str, gpu: str, dtype: str) -> None:
-    extra = {"dtype": "float16"} if gpu == "T4" else {}
+    model_dtype = "float16" if gpu == "T4" else "bfloat16"
     with pytest.raises(Refusal):
-        plan(name, gpu=card(gpu), kv_cache_dtype=dtype, tensor_parallel_size=1, **extra)
+        plan(name, gpu=card(gpu), kv_cache_dtype=dtype, dtype=model_dtype)
 
 
 def test_mla_block_sizes() -> None:

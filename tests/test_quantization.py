@@ -54,7 +54,7 @@ def quantized(checkpoint: str, base: str) -> Quantization | None:
 
 
 def modules_of(model: Model, at: Placement) -> Iterator[tuple[Module, Placement]]:
-    for module in (*model.first, *model.last, *model.everywhere):
+    for module in (*model.towers, *model.first, *model.last, *model.everywhere):
         yield module, at
     for index, layer in enumerate(model.layers):
         for module in layer.modules:
@@ -111,14 +111,19 @@ def own_rows() -> list[dict[str, Any]]:
         return []
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
-    return [r for r in rows if r.get("quantization") and "stages" in r and not r.get("inexact") and "recipe" not in r]
+    return [
+        row
+        for row in rows
+        if row.get("quantization")
+        and len(row.get("stages", ())) == 1
+        and not row.get("inexact")
+        and "recipe" not in row
+    ]
 
 
 @pytest.mark.parametrize("row", own_rows(), ids=lambda row: f"{row['model']}-{row['args']}")
 def test_published_checkpoints(row: dict[str, Any]) -> None:
     args = row["args"]
-    if len(row["stages"]) > 1 or args.get("pipeline_parallel_size", 1) > 1:
-        pytest.skip("one stage only")
     loaded = load_config(row["model"])
     try:
         model = build_model(loaded.config, row["model"])
@@ -132,6 +137,8 @@ def test_published_checkpoints(row: dict[str, Any]) -> None:
         dtype=row["dtype"].removeprefix("torch."),
         capability=CAPABILITY[row["gpu"]],
         quantization=quantization(parameters, model, row["model"], args.get("quantization")),
+        max_num_batched_tokens=8192,  # what vLLM fills in on an H100
+        max_num_seqs=1024,
     )
     assert total(model, at) == row["stages"][0]["total"]
 
@@ -256,6 +263,17 @@ def test_bitsandbytes_ends_with_027() -> None:
     with pytest.raises(Refusal, match="Unknown quantization method: bitsandbytes"):
         bnb.check_version((0, 28, 0))
     assert not bnb.exact
+
+
+def test_mixture_in_hf_quant_config_came_with_033() -> None:
+    parameters = {
+        "producer": {"name": "modelopt"},
+        "quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"lm_head": {"quant_algo": "FP8"}}},
+    }
+    mixed = quantization(parameters, base_model("L8"), "x")
+    mixed.check_version((0, 33, 0))
+    with pytest.raises(Refusal, match="Unknown ModelOpt quant algo: MIXED_PRECISION"):
+        mixed.check_version((0, 32, 0))
 
 
 # --- which modules ---------------------------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
     assert enginelog.root_cause(log) == "No available memory for the cache blocks."
 
 
+def test_root_cause_that_is_no_sentence_keeps_its_type():
+    assert enginelog.root_cause("ERROR [core.py:1512] KeyError: 'request-1'") == "KeyError: 'request-1'"
+
+
 def test_root_cause_of_a_log_without_one():
     assert enginelog.root_cause("INFO all is well\n") is None
 

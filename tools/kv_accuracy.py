@@ -49,6 +49,7 @@ class Why:
 
 _PREFIX = Why("prefix caching of a hybrid, not stated", {"enable_prefix_caching": True})
 _OTHER_RANK = Why("the GiB is the first stage's; the last one, with lm_head and the logits, has less and decides")
+_OLD_DEEPSEEK_V4 = Why("0.20 and 0.21, DeepSeek-V4's first, laid its caches out otherwise; 0.24 and later are modelled")
 EXPLAINED: dict[str, Why] = {
     "llmdp-meta-llama-llama-3-1-8b---tp1pp2dp1--8192": _OTHER_RANK,
     "llmdp-meta-llama-llama-3-1-8b---tp1pp4dp1--8192": _OTHER_RANK,
@@ -64,9 +65,8 @@ EXPLAINED: dict[str, Why] = {
     "gptoss120b-h100-v0251": Why(
         "max_num_batched_tokens 1024, not stated", {"max_num_batched_tokens": 1024, "max_num_seqs": 256}
     ),
-    "dsv4flash-2xGB10-200k-v0211": Why(
-        "0.21 (a development build) laid DeepSeek-V4's caches out in another way; 0.33's is modelled"
-    ),
+    "dsv4flash-2xGB10-200k-v0211": _OLD_DEEPSEEK_V4,
+    "dsv4flash-h200nvl-tp8-020": _OLD_DEEPSEEK_V4,
 }
 """By launch id."""
 
@@ -144,9 +144,7 @@ def predict(row: dict[str, Any]) -> Result | None:
     return found if again is None else replace(found, version=again.version, with_why=again.predicted)
 
 
-def _best(
-    row: dict[str, Any], loaded: LoadedConfig, model: Model, gpu: Gpu, more: Mapping[str, Any]
-) -> Result | None:
+def _best(row: dict[str, Any], loaded: LoadedConfig, model: Model, gpu: Gpu, more: Mapping[str, Any]) -> Result | None:
     """For a launch of unknown version: that of ERAS whose prediction is nearest."""
     stated = row.get("vllm_version")
     found: Result | None = None
@@ -247,12 +245,12 @@ def table(results: list[Result], *, every: bool) -> str:
         "| launch | model | vLLM | GPU, TP/PP | available GiB | tokens printed | predicted | why |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for result in results:
-        if every or not result.agrees:
-            lines.append(
-                f"| {result.id} | {result.model} | {result.version} | {result.gpu}, {result.parallel} | "
-                f"{result.available_gib} | {result.measured:,} | {result.predicted:,} | {result.why} |"
-            )
+    lines += [
+        f"| {result.id} | {result.model} | {result.version} | {result.gpu}, {result.parallel} | "
+        f"{result.available_gib} | {result.measured:,} | {result.predicted:,} | {result.why} |"
+        for result in results
+        if every or not result.agrees
+    ]
     return "\n".join(lines)
 
 

@@ -2,17 +2,18 @@
 
 One half of the sources (never of the rows) is for fitting, the other for the report. What is fitted, and how:
 
-- bytes per logit of the sampler's peak, beside the logits themselves, by version and model runner: the median over launches whose profile run peaks in
-  the sampler;
+- bytes per logit of the sampler's peak, beside the logits themselves, by version and model runner: the median over
+  launches whose profile run peaks in the sampler;
 - non-torch memory, by version and whether tensor parallelism is used: the median;
-- CUDA graph memory, by version: a base and so much for each captured size and layer, by least absolute error;
-- the error of available KV cache memory: the 90th percentile over the launches of the other half.
+- the error of available KV cache memory, by model runner: the 90th percentile over all launches with known flags.
+
+CUDA graph memory and what no launch speaks for keep their values, which are figures read off public launches.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -78,6 +79,71 @@ def _promised(launch: Launch) -> float:
     return low[0] / GIB if low is not None else float("-inf")
 
 
+# --- fitting --------------------------------------------------------------------------------------------------------
+
+
+def fit(launches: Sequence[Launch], old: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants file anew: medians over the launches of each entry's versions, and the errors seen on the others.
+
+    An entry that no launch of the fitting half speaks for keeps its value and says so (`launches: 0`).
+    """
+    half = [launch for launch in launches if for_fitting(launch)]
+    fitted: dict[str, Any] = {**old}
+    fitted["sampler_bytes_per_logit"] = [
+        _refit(entry, half, old["sampler_bytes_per_logit"], bytes_per_logit, _runner)
+        for entry in old["sampler_bytes_per_logit"]
+    ]
+    fitted["non_torch_bytes"] = [
+        _refit(entry, half, old["non_torch_bytes"], non_torch, _link, whole=True) for entry in old["non_torch_bytes"]
+    ]
+    fitted["available_kv_error"] = [_error_entry(entry, launches) for entry in old["available_kv_error"]]
+    return fitted
+
+
+def _error_entry(entry: Mapping[str, Any], launches: Iterable[Launch]) -> dict[str, Any]:
+    """Where 90 % of the launches with this model runner landed: both halves, since a range must not flatter."""
+    known = [launch for launch in launches if launch.flags_known and _runner(launch)["runner"] == entry["runner"]]
+    found = error_of("available", known, _available, lambda launch: launch.measured("available_kv_gib"))
+    if found is None:
+        return {**entry, "launches": 0}
+    return {**entry, "value": round(found.p90_gib * GIB), "launches": found.launches}
+
+
+def _available(launch: Launch) -> float | None:
+    ranks = launch.estimate.ranks
+    return ranks[0].available_kv_bytes / GIB if ranks else None
+
+
+def _refit(
+    entry: Mapping[str, Any],
+    launches: Iterable[Launch],
+    siblings: Sequence[Mapping[str, Any]],
+    value: Callable[[Launch], float | None],
+    kind: Callable[[Launch], Mapping[str, object]],
+    *,
+    whole: bool = False,
+) -> dict[str, Any]:
+    values = []
+    for launch in launches:
+        number = value(launch)
+        if number is not None and overhead.of_version(siblings, launch.version, **kind(launch)) == entry:
+            values.append(number)
+    if not values:
+        return {**entry, "launches": 0}
+    found = median(values)
+    return {**entry, "value": round(found) if whole else round(found, 2), "launches": len(values)}
+
+
+def _runner(launch: Launch) -> Mapping[str, object]:
+    engine = launch.estimate.engine
+    return {"runner": "v2" if engine is not None and engine.use_v2_model_runner else "v1"}
+
+
+def _link(launch: Launch) -> Mapping[str, object]:
+    engine = launch.estimate.engine
+    return {"link": overhead.link_of(engine) if engine is not None else None}
+
+
 # --- what each launch says about one constant -----------------------------------------------------------------------
 
 
@@ -99,13 +165,9 @@ def bytes_per_logit(launch: Launch) -> float | None:
     return (peak - hidden - base) / (rows * model.vocab_size) - element
 
 
-def groups(
-    launches: Iterable[Launch], key: Callable[[Launch], Any], value: Callable[[Launch], float | None]
-) -> dict[Any, list[float]]:
-    """Values of the launches that have one, by key."""
-    found: dict[Any, list[float]] = {}
-    for launch in launches:
-        number = value(launch)
-        if number is not None:
-            found.setdefault(key(launch), []).append(number)
-    return found
+def non_torch(launch: Launch) -> float | None:
+    """Non-torch memory in bytes, where vLLM printed it; pipeline stages that never sample open less."""
+    measured, engine = launch.measured("non_torch_gib"), launch.estimate.engine
+    if measured is None or engine is None or engine.pipeline_parallel_size > 1:
+        return None
+    return measured * GIB

@@ -16,7 +16,6 @@ from planner.errors import InputError
 from planner.memory.budget import Estimate
 from planner.model.config import load_config
 from planner.request import Inputs, prepare
-from planner.units import GIB
 
 ROWS = Path(__file__).parent.parent / "measured" / "launches.jsonl"
 OWN_ROWS = ROWS.with_name("launches-h200.jsonl")
@@ -69,8 +68,11 @@ def launches() -> tuple[tuple[Launch, ...], Mapping[str, int]]:
     """(the launches that can be predicted, how many rows were left out for which reason)."""
     found: list[Launch] = []
     left_out: dict[str, int] = {}
+    seen: set[str] = set()
     for row in rows():
-        launch = _launch(row)
+        same = json.dumps([row["source"], row.get("date"), row["model"], row["measured"]], sort_keys=True)
+        launch = _launch(row) if same not in seen else "it stands in another row already"
+        seen.add(same)
         if isinstance(launch, Launch):
             found.append(launch)
         else:

@@ -148,7 +148,7 @@ class Backend:
         )
         found = [words for allowed, words in rules if not allowed]
         combination = self.check(query)
-        return found + [combination] if combination is not None else found
+        return found if combination is None else [*found, combination]
 
 
 # --- FlashAttention ------------------------------------------------------------------------------------------------
@@ -269,7 +269,8 @@ def _flashmla_check(query: Query) -> str | None:
     return None if query.major == 9 else "FlashMLA Dense is only supported on Hopper devices."
 
 
-def _tokenspeed_check(query: Query) -> str | None:
+def _tokenspeed_check(_: Query) -> str | None:
+    """vLLM does not depend on it."""
     return "tokenspeed_mla package is not installed. Install it with: `uv pip install tokenspeed-mla`"
 
 
@@ -319,8 +320,7 @@ def _fa4_sparse_check(query: Query) -> str | None:
     counts = (8, 16, 32, 64) if query.dcp > 1 else (8, 16, 32, 64, 128)
     if query.heads * query.dcp not in counts:
         return (
-            f"FA4 sparse MLA requires {counts} gathered query heads, got num_heads={query.heads} * "
-            f"dcp_size={query.dcp}"
+            f"FA4 sparse MLA requires {counts} gathered query heads, got num_heads={query.heads} * dcp_size={query.dcp}"
         )
     return _flashinfer_sparse_check(query)
 
@@ -356,7 +356,7 @@ def _triton_on_old_gpu(name: str) -> Callable[[Query], str | None]:
     return check
 
 
-_TO_DS_MLA = {name: "fp8_ds_mla" for name in ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")}
+_TO_DS_MLA = dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla"), "fp8_ds_mla")
 
 
 _FLASH_ATTN = Backend(

@@ -25,6 +25,9 @@ _CONSEQUENCES = (
 )
 """Errors that only pass on that another process has failed."""
 
+_SPEAKING = ("ValueError", "RuntimeError", "ValidationError", "NotImplementedError", "AssertionError", "Exception")
+"""Exceptions whose text vLLM writes as a sentence."""
+
 
 def stage(line: str) -> str | None:
     """The stage that a line of the log announces."""
@@ -36,8 +39,13 @@ def stage(line: str) -> str | None:
 
 def root_cause(log: str) -> str | None:
     """vLLM's own sentence for a failed start: the last error raised that is not just the echo of another."""
-    causes = [plain(match.group(2)) for line in log.splitlines() if (match := _RAISED.search(line))]
+    causes = [sentence(*match.groups()) for line in log.splitlines() if (match := _RAISED.search(line))]
     return next((cause for cause in reversed(causes) if not is_consequence(cause)), None)
+
+
+def sentence(kind: str, message: str) -> str:
+    """An exception as a person should read it: where its text alone says little, its type stands before it."""
+    return plain(message) if kind in _SPEAKING else f"{kind}: {plain(message)}"
 
 
 def is_consequence(message: str) -> bool:

@@ -221,7 +221,7 @@ def _run(spec: LaunchSpec, folder: Path, log: Path, on_progress: Callable[[str],
 
 def _failure(last: Mapping[str, Any], log: Path, exit_code: int | None, stage: str) -> LaunchError:
     text = _read(log)
-    message = enginelog.plain(last["message"]) if last["event"] == "error" else None
+    message = enginelog.sentence(last["kind"], last["message"]) if last["event"] == "error" else None
     if message is None or enginelog.is_consequence(message):
         message = enginelog.root_cause(text) or message
     if message is None:

@@ -15,7 +15,7 @@ from planner.errors import InputError, Reason, Refusal
 from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
 from planner.memory.kv_cache import KVCachePlan, plan_kv_cache
-from planner.memory.overhead import Overhead, constants, overhead
+from planner.memory.overhead import Overhead, available_error, overhead
 from planner.memory.quantization import Quantization
 from planner.memory.weights import StageWeights, stage_weights
 from planner.model.architecture import Model
@@ -232,6 +232,9 @@ def _estimate(
         dtype=engine.dtype,
         capability=engine.capability,
         quantization=quantization,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=engine.max_num_seqs,
+        towers_on_every_stage=engine.vllm_version < (0, 33) or not engine.use_v2_model_runner,
     )
     max_split = loading_max_split(engine.vllm_version)
     stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
@@ -257,7 +260,7 @@ def _estimate(
         or ([plan.failure] if plan and plan.failure else [])
         or _does_not_load(requested, ranks, plan)
     )
-    error = 0 if engine.kv_cache_memory_bytes or engine.on_cpu else int(constants()["available_kv_error_bytes"])
+    error = 0 if engine.kv_cache_memory_bytes or engine.on_cpu else available_error(model, engine)
     room = min(available)
     return Estimate(
         status="does_not_fit" if failures else "fits",

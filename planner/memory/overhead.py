@@ -8,6 +8,7 @@ Formulas with their measured launches: docs/memory.md. Constants: data/constants
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -115,7 +116,8 @@ def mla_peak(model: Model, engine: Engine) -> int:
 def moe_workspace(model: Model, engine: Engine) -> int:
     """The two workspaces of the fused experts kernels (layers/fused_moe, Triton), which stay allocated.
 
-    gpt-oss's own kernels take none from the shared workspace; what they allocate for a moment is below the sampler's peak.
+    gpt-oss's own kernels take none from the shared workspace; what they allocate for a moment is below the
+    sampler's peak.
     """
     element, version = DTYPE_BYTES[engine.dtype], engine.vllm_version
     tokens = engine.max_num_batched_tokens
@@ -142,11 +144,17 @@ def persistent_buffers(model: Model, engine: Engine) -> int:
 
 def non_torch(engine: Engine) -> int:
     """CUDA context growth, kernels loaded and NCCL channels opened since the first memory snapshot."""
+    return int(_of_version("non_torch_bytes", engine.vllm_version, link=link_of(engine))["value"])
+
+
+def link_of(engine: Engine) -> str:
+    """Which buffers between ranks the profile run opens.
+
+    From compute capability 9.0 on there are symmetric memory and FlashInfer's all-reduce beside NCCL.
+    """
     if engine.tensor_parallel_size == 1:
-        return int(_of_version("non_torch_bytes", engine.vllm_version, link="none")["value"])
-    # From compute capability 9.0 on there are symmetric memory and FlashInfer's all-reduce beside NCCL.
-    link = "symmetric" if engine.capability is not None and engine.capability >= 90 else "nccl"
-    return int(_of_version("non_torch_bytes", engine.vllm_version, link=link)["value"])
+        return "none"
+    return "symmetric" if engine.capability is not None and engine.capability >= 90 else "nccl"
 
 
 def cuda_graphs(engine: Engine) -> int:
@@ -156,16 +164,33 @@ def cuda_graphs(engine: Engine) -> int:
     return int(entry["base"]) + int(entry["per_size"]) * len(engine.cudagraph_capture_sizes)
 
 
+def available_error(model: Model, engine: Engine) -> int:
+    """Half the width of the range where a launch is expected to land, in bytes (90 % of the measured launches did).
+
+    A vision tower's own profile run is not computed: it makes the range wider.
+    """
+    runner = "v2" if engine.use_v2_model_runner else "v1"
+    error = int(_of_version("available_kv_error", engine.vllm_version, runner=runner)["value"])
+    return 2 * error if model.is_multimodal else error
+
+
+CONSTANTS = Path(__file__).parent / "data" / "constants.json"
+
+
 @cache
 def constants() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "constants.json").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(CONSTANTS.read_text(encoding="utf-8"))
     return loaded
 
 
-def _of_version(name: str, version: VllmVersion, **match: object) -> dict[str, Any]:
-    """The newest entry that this version has reached."""
-    found: dict[str, Any] = {}
-    for entry in constants()[name]:
+def _of_version(name: str, version: VllmVersion, **match: object) -> Mapping[str, Any]:
+    return of_version(constants()[name], version, **match)
+
+
+def of_version(entries: Sequence[Mapping[str, Any]], version: VllmVersion, **match: object) -> Mapping[str, Any]:
+    """The newest of the matching entries that this version has reached."""
+    found: Mapping[str, Any] = {}
+    for entry in entries:
         start = tuple(int(part) for part in entry["from"].split("."))
         if version >= start and all(entry.get(key) == value for key, value in match.items()):
             found = entry

@@ -272,8 +272,12 @@ class Weight:
     """False for what vLLM adds that no checkpoint stores."""
 
     @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
     def parameters(self) -> int:
-        return prod(self.shape) if self.kind == "param" and self.counted else 0
+        return self.elements if self.kind == "param" and self.counted else 0
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
         shape = self.shape

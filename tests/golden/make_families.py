@@ -1,6 +1,8 @@
-"""Makes families.jsonl.gz by asking vLLM's own classes (planner/engine/ask_vllm), without a GPU.
+"""Makes families.jsonl.gz or dense.jsonl.gz by asking vLLM's own classes (planner/engine/ask_vllm), without a GPU.
 
-    python tests/golden/make_families.py --python VENV/bin/python --source SRC
+    python tests/golden/make_families.py [dense] --python VENV/bin/python --source SRC
+
+`dense` asks for the models of dense_cases.py; Gemma 3n needs timm on PYTHONPATH.
 
 A row: {"model", "args", "vllm", "stages": [[total, parameters and buffers, allocator blocks], …]} for one H100 rank of
 each pipeline stage, or {"model", "args", "vllm", "error": vLLM's sentence}.
@@ -22,13 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from planner.engine.ask_vllm import GpuFacts, VllmProcess
 from planner.model.config import load_config
 from tests.golden.cases import GPUS
-from tests.golden.family_cases import ARGS, CONFIGS, HARNESS, PLAIN, plain
+from tests.golden import dense_cases, family_cases
+from tests.golden.family_cases import HARNESS, plain
 
-GOLDEN = Path(__file__).with_name("families.jsonl.gz")
-
-
-def config_of(model: str) -> dict[str, Any]:
-    return CONFIGS[model] if model in CONFIGS else plain(load_config(model, offline=True).values)
+CASES = {"families": family_cases, "dense": dense_cases}
+"""By the name of the golden file."""
 
 
 def row_of(model: str, args: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
@@ -47,9 +47,10 @@ def row_of(model: str, args: dict[str, Any], answer: dict[str, Any]) -> dict[str
 def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     gpu = GpuFacts(**GPUS["h100"])
     with VllmProcess(gpu, python=options.python, vllm_source=options.source, niceness=10) as vllm:
-        for model in (*CONFIGS, *PLAIN):
-            config = config_of(model)
-            for args in ARGS:
+        cases = CASES[options.cases]
+        for model in (*cases.CONFIGS, *cases.PLAIN):
+            config = cases.CONFIGS.get(model) or plain(load_config(model, offline=True).values)
+            for args in cases.ARGS:
                 request = {"id": model, "name": model, "config": config, "engine_args": args, "weights": True}
                 row = row_of(model, args, vllm.ask(request))
                 if row is not None:
@@ -58,6 +59,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="?", default="families", choices=CASES)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--source", type=Path)
     options = parser.parse_args()
@@ -65,7 +67,7 @@ def main() -> None:
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as file:
         for row in rows(options):
             file.write((json.dumps(row) + "\n").encode())
-    GOLDEN.write_bytes(buffer.getvalue())
+    Path(__file__).with_name(f"{options.cases}.jsonl.gz").write_bytes(buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -60,7 +60,11 @@ _TOKEN_FP8 = _args(8, "float", "token", dynamic=True)
 _BLOCK_FP8 = _args(8, "float", "block", block_structure=[128, 128])
 _FP4 = _args(4, "float", "tensor_group", 16)
 _MX = {"scale_dtype": "torch.uint8"}
-_GPTQ_ROUTERS = {r"-:.*mlp\.gate$": {}, r"-:.*block_sparse_moe\.gate$": {}, r"-:.*shared_expert_gate$": {}}
+_GPTQ_ROUTERS: dict[str, dict[str, Any]] = {
+    r"-:.*mlp\.gate$": {},
+    r"-:.*block_sparse_moe\.gate$": {},
+    r"-:.*shared_expert_gate$": {},
+}
 
 
 def _gptq(bits: int = 4, group: int = 128, **more: Any) -> dict[str, Any]:

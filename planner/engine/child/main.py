@@ -31,6 +31,8 @@ def main() -> None:
         startup_s = time.perf_counter() - started
         report("engine", startup_s=startup_s, **describe(engine))
         report("ranks", ranks=engine.collective_rpc("vllm_fit_report"))
+        if spec["loads"] and engine.vllm_config.parallel_config.pipeline_parallel_size > 1:
+            engine.collective_rpc("vllm_fit_allocate_pipeline_buffers")
         for number, load in enumerate(spec["loads"], 1):
             run_load(engine, load, number, f"load {number}/{len(spec['loads'])}", report)
         report("done")

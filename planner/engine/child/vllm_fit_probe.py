@@ -79,6 +79,18 @@ class Probe:
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
+    def vllm_fit_allocate_pipeline_buffers(self) -> None:
+        """What a pipeline stage receives its input in.
+
+        vLLM (0.32) allocates it while warming up, which a CPU engine leaves out when it is eager and its KV cache has
+        a given size; the first request then fails an assertion.
+        """
+        runner = self.model_runner
+        if getattr(runner, "intermediate_tensors", ...) is None:
+            runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+            )
+
 
 def describe_groups(kv_cache_config: Any) -> list[dict[str, Any]]:
     return [

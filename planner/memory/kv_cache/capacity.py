@@ -6,6 +6,7 @@ _report_kv_cache_config of the versions before 0.21.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from functools import cached_property
 from planner.memory.kv_cache.groups import CacheGroup
 from planner.memory.kv_cache.specs import Demand, smaller
 from planner.memory.kv_cache.versions import Rules
+from planner.units import ceil_div
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,19 +29,27 @@ class Layout:
     dcp: int = 1
     blocks_override: int | None = None
     """num_gpu_blocks_override"""
-    alignment: int = 1
-    """Bytes that a block's stride is a multiple of (block-outermost layouts)."""
+    packed: bool = False
+    """Whether pages of several sizes lie side by side in a block (DeepSeek-V4)."""
 
     @cached_property
     def bytes_per_block(self) -> tuple[int, ...]:
         """Of each stage: groups overlay each other, so the widest one counts. 0 where a stage caches nothing."""
-        return tuple(
-            -(-max((group.page(stage) for group in self.groups), default=0) // self.alignment) * self.alignment
-            for stage in self.stages
-        )
+        if self.packed and self.rules.layer_tuples:
+            return tuple(self._room_for_every_page(stage) for stage in self.stages)
+        return tuple(max((group.page(stage) for group in self.groups), default=0) for stage in self.stages)
+
+    def _room_for_every_page(self, stage: range) -> int:
+        """Groups overlay each other only page size by page size (_get_kv_cache_config_packed, 0.24)."""
+        slots: Counter[int] = Counter()
+        for group in self.groups:
+            slots |= Counter(layer.spec.page for layer in group.layers if layer.index in stage)
+        return sum(page * count for page, count in slots.items())
 
     def blocks_per_request(self, demand: Demand) -> int:
         """Blocks that one request of full length holds, over all groups."""
+        if self.packed and self.rules.layer_tuples:
+            return ceil_div(sum(group.blocks(demand) * group.page() for group in self.groups), self.groups[0].page())
         return sum(group.blocks(demand) for group in self.groups)
 
     def bytes_needed(self, demand: Demand) -> tuple[int, ...]:
@@ -74,17 +84,13 @@ class Layout:
         held = self.rules.null_block
         if self.blocks_override is not None and self.rules.override_in_check:
             return tuple((self.blocks_override - held) * per_block for per_block in self.bytes_per_block)
-        return tuple(
-            room - held * per_block for room, per_block in zip(available, self.bytes_per_block, strict=True)
-        )
+        return tuple(room - held * per_block for room, per_block in zip(available, self.bytes_per_block, strict=True))
 
     def fits(self, available: Sequence[int], demand: Demand) -> bool:
         """Whether one request of full length fits; available: as `checked` returns it."""
         return all(
             need <= room
-            for need, room, per_block in zip(
-                self.bytes_needed(demand), available, self.bytes_per_block, strict=True
-            )
+            for need, room, per_block in zip(self.bytes_needed(demand), available, self.bytes_per_block, strict=True)
             if per_block
         )
 

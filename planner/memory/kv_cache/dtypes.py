@@ -95,9 +95,15 @@ KV_DTYPES = {
         KVDtype(name="fp8_per_token_head", since=(0, 20), element="float8_e4m3fn", packing="per_token_head"),
         KVDtype(name="nvfp4", since=(0, 20), element="uint8", packing="nvfp4"),
         KVDtype(name="turboquant_k8v4", since=(0, 20), element="uint8", packing="turboquant", key_bits=8, value_bits=4),
-        KVDtype(name="turboquant_4bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=4, value_bits=4),
-        KVDtype(name="turboquant_k3v4_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=4),
-        KVDtype(name="turboquant_3bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=3),
+        KVDtype(
+            name="turboquant_4bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=4, value_bits=4
+        ),
+        KVDtype(
+            name="turboquant_k3v4_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=4
+        ),
+        KVDtype(
+            name="turboquant_3bit_nc", since=(0, 20), element="uint8", packing="turboquant", key_bits=3, value_bits=3
+        ),
         KVDtype(name="int4_per_token_head", since=(0, 25), element="uint8", packing="int4_per_token_head"),
         KVDtype(name="nvfp4_4over6", since=(0, 28), element="uint8", packing="nvfp4"),
         KVDtype(name="nvfp4_ds_mla", since=(0, 30), element="uint8", mla_token_bytes=352),

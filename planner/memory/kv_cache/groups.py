@@ -5,12 +5,22 @@ Mirrors get_kv_cache_groups and what it calls (v1/core/kv_cache_planning.py, 0.3
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from planner.errors import Refusal
-from planner.memory.kv_cache.specs import CannotUnify, ChunkedSpec, Demand, FullSpec, SlidingSpec, Spec, StateSpec
+from planner.memory.kv_cache.specs import (
+    CannotUnifyError,
+    ChunkedSpec,
+    Demand,
+    FullSpec,
+    MLASpec,
+    SlidingSpec,
+    Spec,
+    StateSpec,
+)
 from planner.memory.kv_cache.versions import Rules
 from planner.units import ceil_div
 
@@ -63,25 +73,27 @@ def cache_groups(
     layers: Sequence[CacheLayer], rules: Rules, *, hybrid_manager: bool, packed: bool = False
 ) -> tuple[CacheGroup, ...]:
     """The groups that vLLM forms. packed: pages of several sizes lie side by side in a block (DeepSeek-V4)."""
-    if not layers:
-        return ()
     if rules.everything_full:
         layers = [
             replace(layer, spec=_as_full(layer.spec, None))
             for layer in layers
             if not isinstance(layer.spec, StateSpec)  # V0 keeps recurrent states outside its blocks
         ]
-    elif not hybrid_manager or not rules.hybrid:
+    if not layers:
+        return ()
+    if not hybrid_manager or not rules.hybrid:
         layers = promoted(layers)
         if not _is_uniform(layer.spec for layer in layers):
             raise Refusal("hybrid_manager_needed", rules.not_uniform, "--disable-hybrid-kv-cache-manager")
     if _is_uniform(layer.spec for layer in layers):
         return (CacheGroup(layers=tuple(layers)),)
+    if packed and rules.layer_tuples:
+        return _layer_tuples(layers)
     if packed and len({layer.spec.page for layer in layers}) > 1:
         return _packed(layers)
     try:
         return _hybrid(unified(layers), rules)
-    except CannotUnify:
+    except CannotUnifyError:
         return (CacheGroup(layers=tuple(promoted(layers))),)
 
 
@@ -115,9 +127,7 @@ def _is_uniform(specs: Iterable[Spec]) -> bool:
 def unified(layers: Sequence[CacheLayer]) -> list[CacheLayer]:
     """All pages made the size of the largest (unify_kv_cache_spec_page_size)."""
     page = max(layer.spec.page for layer in layers)
-    return [
-        layer if layer.spec.page == page else replace(layer, spec=layer.spec.unified(page)) for layer in layers
-    ]
+    return [layer if layer.spec.page == page else replace(layer, spec=layer.spec.unified(page)) for layer in layers]
 
 
 def _hybrid(layers: Sequence[CacheLayer], rules: Rules) -> tuple[CacheGroup, ...]:
@@ -157,6 +167,31 @@ def _packed(layers: Sequence[CacheLayer]) -> tuple[CacheGroup, ...]:
     return tuple(groups)
 
 
+def _layer_tuples(layers: Sequence[CacheLayer]) -> tuple[CacheGroup, ...]:
+    """0.20-0.28: DeepSeek-V4's windows padded to the pages of its compressed caches, which come first.
+
+    v1/core/kv_cache_utils.py _get_kv_cache_groups_uniform_groups (0.24).
+    """
+    whole = [layer for layer in layers if isinstance(layer.spec, MLASpec)]
+    sizes = sorted({layer.spec.page for layer in whole})
+    buckets: dict[tuple[object, ...], dict[int, list[CacheLayer]]] = {}
+    for layer in layers:
+        if not isinstance(layer.spec, MLASpec):
+            page = min(size for size in sizes if size >= layer.spec.page)
+            padded = replace(layer, spec=replace(layer.spec, padded=page))
+            buckets.setdefault(layer.spec.uniform_key, {}).setdefault(page, []).append(padded)
+    least = max(Counter(layer.spec.page for layer in whole).values())
+    size = least_padding([least, *(max(map(len, pages.values())) for pages in buckets.values())], least)
+    groups = [CacheGroup(layers=tuple(whole))]
+    for pages in buckets.values():
+        pattern = list(zip(*pages.values(), strict=True))
+        split = ceil_div(len(pattern), size)
+        groups += [
+            CacheGroup(layers=tuple(layer for repeat in pattern[i::split] for layer in repeat)) for i in range(split)
+        ]
+    return tuple(groups)
+
+
 def least_padding(counts: Sequence[int], least: int) -> int:
     """The size from `least` on that pads these counts least; of equals the largest (_approximate_gcd)."""
     sizes = range(least, max(counts) + 1)
@@ -171,4 +206,3 @@ def group_size(counts: Sequence[int], rules: Rules) -> int:
         if most * denominator < least * numerator:
             return most
     return least
-

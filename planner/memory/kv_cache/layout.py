@@ -549,4 +549,5 @@ def make_layout(cache: CacheModel) -> Layout:
         rules=cache.rules,
         dcp=engine.decode_context_parallel_size,
         blocks_override=engine.num_gpu_blocks_override,
+        packed=cache.is_packed,
     )

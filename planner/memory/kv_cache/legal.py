@@ -52,7 +52,9 @@ def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refu
     dcp, tp = engine.decode_context_parallel_size, engine.tensor_parallel_size
     if dcp == 1 or _uses_mla(model):
         return None
-    kv_heads = max((s.kv_heads for layer in model.layers for s in layer.states if isinstance(s, KVAttention)), default=0)
+    kv_heads = max(
+        (s.kv_heads for layer in model.layers for s in layer.states if isinstance(s, KVAttention)), default=0
+    )
     if not kv_heads:
         return None
     flag, per_kv = "--decode-context-parallel-size", model.num_attention_heads // kv_heads

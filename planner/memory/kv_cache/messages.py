@@ -70,14 +70,10 @@ _AUTO_FIT = (
 
 def no_cache_blocks(wording: str) -> Reason:
     """Nothing is left for the cache."""
-    return Reason(
-        code="no_cache_blocks", message=WORDINGS[wording].no_blocks, flag="--gpu-memory-utilization"
-    )
+    return Reason(code="no_cache_blocks", message=WORDINGS[wording].no_blocks, flag="--gpu-memory-utilization")
 
 
-def kv_too_small(
-    wording: str, *, length: int, needed: int, available: int, estimate: int, tokens: int
-) -> Reason:
+def kv_too_small(wording: str, *, length: int, needed: int, available: int, estimate: int, tokens: int) -> Reason:
     """One request of full length does not fit. available: as the version compares it; estimate: 0 for none."""
     words = WORDINGS[wording]
     size = (lambda n: f"{n / GIB:.2f}") if words.two_decimals else gib

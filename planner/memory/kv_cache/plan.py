@@ -191,9 +191,7 @@ def plan_kv_cache(
     failure = failure or start_up_failure(layout, checked, demand, longest, blocks)
     tokens, concurrency = layout.capacity(blocks, demand)
     per_block, needed = layout.bytes_per_block, layout.bytes_needed(demand)
-    tightest = min(
-        range(len(per_block)), key=lambda i: available_bytes[i] // per_block[i] if per_block[i] else 1 << 62
-    )
+    tightest = min(range(len(per_block)), key=lambda i: available_bytes[i] // per_block[i] if per_block[i] else 1 << 62)
     return KVCachePlan(
         block_size=layout.block_size,
         attention_backend=cache.backend_name,
@@ -291,7 +289,7 @@ def concurrency_curve(
     checkpoint_kv_dtype: str | None = None,
     draft: Model | None = None,
 ) -> list[tuple[int, int, float]]:
-    """(max_model_len, tokens, concurrency) for each length: what --curve prints. Concurrency 0 where it does not fit."""
+    """(max_model_len, tokens, concurrency) for each length: for --curve. Concurrency 0 where it does not fit."""
     layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype, draft))
     demand = demand_of(engine, layout)
     if not layout.groups:

@@ -7,7 +7,7 @@ may be numpy arrays. Two layers share a bucket exactly when their specs are equa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from planner.units import ceil_div
 
@@ -82,11 +82,11 @@ class MLASpec(FullSpec):
 
     def unified(self, page: int) -> Spec:
         if page % self.page:
-            raise CannotUnify
+            raise CannotUnifyError
         return super().unified(page)
 
 
-class CannotUnify(Exception):
+class CannotUnifyError(Exception):
     """Pages that vLLM can neither multiply nor pad to one size."""
 
 
@@ -169,8 +169,10 @@ class CrossSpec(Spec):
 
 def smaller(a: int, b: int) -> int:
     """The smaller of two; elementwise where one is a numpy array."""
-    if isinstance(a, int) and isinstance(b, int):
+    plain: Any = a
+    if isinstance(plain, int) and isinstance(b, int):
         return min(a, b)
     import numpy as np
 
-    return np.minimum(a, b)  # type: ignore[unreachable]
+    least: Any = np.minimum(a, b)
+    return least  # type: ignore[no-any-return]

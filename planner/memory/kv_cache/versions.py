@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from planner.engine.version import VllmVersion
 
-
 CONVERT = "Hybrid KV cache manager is disabled but failed to convert the KV cache specs to one unified type."
 PROMOTE = "Failed to promote local KV cache specs to one unified type."
 
@@ -55,7 +54,7 @@ class Rules:
     hybrid_every_backend: bool = False
     """… and a multiple of the smallest block of every backend."""
     mamba_modes: tuple[str, ...] = ("none",)
-    """mamba_cache_mode values: with prefix caching, "all" (a state per block) or "align" (two and what is in flight)."""
+    """mamba_cache_mode values: "none"; with prefix caching "all" (a state per block) or "align" (two, and drafts)."""
     mamba_all_first: bool = False
     """Models that can take "all" do so by default."""
     mamba2_checkpoint: bool = False
@@ -70,6 +69,8 @@ class Rules:
     """The attention backend decides the block size; before, a table for MLA."""
     mixed_dtypes: bool = False
     """Blocks grow where layers of several KV dtypes share a pool."""
+    layer_tuples: bool = False
+    """DeepSeek-V4: a block has room for every page size apart, and requests are counted in bytes of the first group."""
     common_layout: bool = False
     """All backends must share a KV cache layout."""
     not_uniform: str = CONVERT
@@ -86,14 +87,14 @@ _CHANGES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((0, 14), {"padding_needed": True, "auto_fit": True, "wording": "0.14"}),
     ((0, 15), {"mamba_modes": ("none", "align", "all"), "mamba_all_first": True}),
     ((0, 18), {"larger_group": (3, 2), "backend_block_size": True}),
-    ((0, 20), {"hybrid_by_backend": True}),
+    ((0, 20), {"hybrid_by_backend": True, "layer_tuples": True}),
     ((0, 21), {"tokens": "concurrency", "override_in_check": True}),
     ((0, 22), {"wording": "0.24"}),
     ((0, 25), {"window_blocks": True, "mixed_dtypes": True}),
     ((0, 26), {"concurrent_batches": True}),
     ((0, 27), {"hybrid_mla_alignment": 128, "not_uniform": PROMOTE}),
     ((0, 28), {"mamba_all_first": False}),
-    ((0, 29), {"null_block": True}),
+    ((0, 29), {"null_block": True, "layer_tuples": False}),
     ((0, 30), {"common_layout": True}),
     ((0, 31), {"common_block_size": True}),
     ((0, 32), {"hybrid_every_backend": True, "mamba2_checkpoint": True, "mamba_modes": ("none", "align")}),

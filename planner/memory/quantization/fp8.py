@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization.microscaling import MXFP4_EXPERTS, NVFP4_EXPERTS
 from planner.memory.quantization.names import NameList, skipped
-from planner.memory.quantization.schemes import Fp8
-
-if TYPE_CHECKING:
-    from planner.model.modules import Experts
+from planner.memory.quantization.schemes import FP32, Fp8
+from planner.model.modules import Experts
 
 
 @method("fp8", "deepseek_v4_fp8")
@@ -40,7 +38,12 @@ class Fp8Checkpoint(Quantization):
                 f"{self.key('activation_scheme')} = 'static': block-wise quantization (weight_block_size) only has "
                 "the dynamic activation scheme"
             )
-        return Fp8(scales="block", block=(rows, columns), must_divide="inputs")
+        return Fp8(
+            scales="block",
+            block=(rows, columns),
+            must_divide="inputs",
+            scale_bytes=1 if self._is_deepseek_v4 else FP32,
+        )
 
     def _block(self, block: object) -> tuple[int, int]:
         if (
@@ -58,11 +61,16 @@ class Fp8Checkpoint(Quantization):
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
         return None if skipped(self.ignored, self.ignored.exact, name, packed) else self.scheme
 
-    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
+    @property
+    def _is_deepseek_v4(self) -> bool:
+        """Whose config is read by a class of its own (vllm/models/deepseek_v4/quant_config.py), for fp4 experts."""
+        layers = self.model.layers if self.model is not None else ()
+        return any(isinstance(m, Experts) and m.layout == "deepseek_v4" for m in (layers[-1].modules if layers else ()))
+
+    def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
         if skipped(self.ignored, self.ignored.exact, name, ()):
             return None
-        if self.parameters.get("store_dtype") == "mxfp4":
-            from planner.memory.quantization.microscaling import MXFP4_EXPERTS
-
-            return MXFP4_EXPERTS
-        return self.scheme
+        if experts.layout == "deepseek_v4":
+            nvfp4 = str(self.parameters.get("moe_quant_algo")).upper() == "NVFP4"
+            return NVFP4_EXPERTS if nvfp4 else MXFP4_EXPERTS
+        return MXFP4_EXPERTS if self.parameters.get("store_dtype") == "mxfp4" else self.scheme

@@ -52,6 +52,8 @@ class Mxfp4Experts(BlockFloat):
 
 
 MXFP4_EXPERTS = Mxfp4Experts()
+MODELOPT_EXPERT_SCALARS = (("w13_weight_scale_2", 1), ("w2_weight_scale_2", 1))
+NVFP4_EXPERTS = BlockFloat(width=4, group=16, scalars=4, expert_scalars=MODELOPT_EXPERT_SCALARS)
 _GPT_OSS_EXPERTS = Mxfp4Experts(triton=True)
 
 

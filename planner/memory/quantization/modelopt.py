@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Refusal
 from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization.microscaling import MODELOPT_EXPERT_SCALARS
 from planner.memory.quantization.names import NameList, skipped
 from planner.memory.quantization.schemes import BlockFloat, Fp8
 
@@ -25,7 +26,6 @@ _METHODS = {
     "MIXED_PRECISION": "modelopt_mixed",
 }
 _LEGACY = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "MIXED_PRECISION")
-_EXPERT_SCALARS = (("w13_weight_scale_2", 1), ("w2_weight_scale_2", 1))
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
@@ -63,6 +63,11 @@ class ModelOptCheckpoint(Quantization):
         elif not self.layers:
             raise InputError(f"{self.key('quantized_layers')} is missing or empty; quant_algo MIXED_PRECISION needs it")
         _ = self.excluded
+
+    def check_version(self, version: tuple[int, ...]) -> None:
+        """0.32 does not take a mixture from hf_quant_config.json."""
+        if self.algo == "MIXED_PRECISION" and self._section is not self.parameters and version[:2] < (0, 33):
+            raise Refusal("modelopt_algo", "Unknown ModelOpt quant algo: MIXED_PRECISION", "--quantization")
 
     @property
     def _section(self) -> Mapping[str, object]:
@@ -187,9 +192,9 @@ class ModelOptCheckpoint(Quantization):
             case "FP8_PB_WO" | "FP8_BLOCK_SCALES":
                 return Fp8(scales="block", must_divide="all inputs", whole_blocks=True, has_marlin=False)
             case "NVFP4":
-                return BlockFloat(width=4, group=self.group, scalars=4, expert_scalars=_EXPERT_SCALARS)
+                return BlockFloat(width=4, group=self.group, scalars=4, expert_scalars=MODELOPT_EXPERT_SCALARS)
             case "W4A16_NVFP4":
-                return BlockFloat(width=4, group=self.group, scalars=1, expert_scalars=_EXPERT_SCALARS)
+                return BlockFloat(width=4, group=self.group, scalars=1, expert_scalars=MODELOPT_EXPERT_SCALARS)
             case "MXFP8":
                 return BlockFloat(width=8, group=32, scalars=0)
         raise InputError(f"{self.key('quantized_layers')}: unknown quant_algo {algo!r}")

@@ -160,6 +160,8 @@ class Fp8(Stored):
     """Rows are padded to whole blocks (modelopt's FP8_PB_WO, online/fp8.py)."""
     has_marlin: bool = True
     """False where vLLM's method fails in Marlin's preparation."""
+    scale_bytes: int = FP32
+    """Of one scale of a block; 1 where the checkpoint stores powers of two (DeepSeek V4)."""
     cutlass_experts: bool = False
     """The method lets CUTLASS run the experts, which then keep three strides an expert (fused_moe/oracle/fp8.py)."""
 
@@ -196,7 +198,7 @@ class Fp8(Stored):
         if self.scales == "block":
             n = round_up(n, self.block[0]) if self.whole_blocks else n
             yield "weight", n * k
-            yield "weight_scale_inv", ceil_div(n, self.block[0]) * ceil_div(k, self.block[1]) * FP32
+            yield "weight_scale_inv", ceil_div(n, self.block[0]) * ceil_div(k, self.block[1]) * self.scale_bytes
             return
         n, k = round_up(n, 16), round_up(k, 16)  # scaled_mm/cutlass.py pads to what CUTLASS can align
         yield "weight", n * k
@@ -227,8 +229,15 @@ class Fp8(Stored):
 
     def stack(self, s: Stack) -> Iterator[Named]:
         if self.scales == "block" and self.must_divide == "nothing":
-            s = s.padded(round_up(s.width, self.block[0]))
+            s = s.padded(round_up(s.width, self.block[0]), round_up(s.hidden, self.block[1]))
+        block = self._expert_block(s) if self.scales == "block" else self.block
         if not kernels.has_fp8_cores(s.capability):  # Triton has blocks on Ada too, unlike the linear kernels
+            if block != self.block:  # only Triton takes finer ones
+                raise Refusal(
+                    "no_fp8_experts_kernel",
+                    "No FP8 MoE backend supports the deployment configuration.",
+                    "--tensor-parallel-size",
+                )
             yield from self._marlin_stack(s)
             return
         w13, w2 = s.weights(8)
@@ -236,7 +245,7 @@ class Fp8(Stored):
         yield "w2_weight", w2
         yield from s.biases(s.at.dtype_bytes)
         if self.scales == "block":
-            rows, columns = self._expert_block(s)
+            rows, columns = block
             up = s.shards * ceil_div(s.width, rows)
             yield "w13_weight_scale_inv", s.count * up * ceil_div(s.hidden, columns) * FP32
             yield "w2_weight_scale_inv", s.count * ceil_div(s.hidden, rows) * ceil_div(s.width, columns) * FP32
@@ -275,7 +284,7 @@ class Fp8(Stored):
         sharded = s.at.tp_size > 1 and s.at.expert_parallel_size == 1
         if s.width % rows == 0 and (not sharded or s.width % columns == 0):
             return rows, columns
-        fine = gcd(rows, columns, s.width, s.hidden)
+        fine = gcd(rows, columns, s.width, s.hidden) if self.must_divide != "shards" else 0
         if fine >= 32:
             return fine, fine
         if s.width % rows:
@@ -324,6 +333,7 @@ class Int8(Stored):
         yield "w2_weight", w2
         yield "w13_weight_scale", s.count * s.up * FP32
         yield "w2_weight_scale", s.count * s.hidden * FP32
+        yield from s.biases(s.at.dtype_bytes)
 
 
 # --- packed integers --------------------------------------------------------------------------------------------------
@@ -395,9 +405,7 @@ class Packed(Stored):
         yield "w13_scales", s.count * groups13 * p.up * s.at.dtype_bytes
         yield "w2_scales", s.count * groups2 * s.hidden * s.at.dtype_bytes
         if self.zero_points or self.stores_zeros:
-            z = p if self.zero_points else s
-            groups2 = 1 if self.group == -1 else z.width // self.group
-            yield "w13_qzeros", s.count * groups13 * (z.up * self.width // 32) * INT32
+            yield "w13_qzeros", s.count * groups13 * (p.up * self.width // 32) * INT32
             yield "w2_qzeros", s.count * groups2 * (s.hidden * self.width // 32) * INT32
         if self.shape_tensor:
             yield "w13_weight_shape", s.count * 2 * s.at.dtype_bytes
@@ -535,14 +543,20 @@ class BlockFloat(Stored):
             yield f"global_scale_{i}", FP32
 
     def stack(self, s: Stack) -> Iterator[Named]:
-        p = s
-        if self.on_marlin(s.capability):
-            p = s.padded(round_up(s.width, 64 if s.hidden % 128 == 0 else 128))
+        p = s.padded(round_up(s.width, self._expert_tile(s.hidden))) if self.on_marlin(s.capability) else s
         w13, w2 = p.weights(self.width)
         yield "w13_weight", w13
         yield "w2_weight", w2
         yield "w13_weight_scale", s.count * p.up * (s.hidden // self.group)
         yield "w2_weight_scale", s.count * s.hidden * (p.width // self.group)
-        yield from p.biases(s.at.dtype_bytes)
+        yield from s.biases(s.at.dtype_bytes)
         for name, each in self.expert_scalars:
             yield name, s.count * each * FP32
+
+    def _expert_tile(self, hidden: int) -> int:
+        """What Marlin's preparation pads experts to: prepare_{mxfp8,nvfp4,moe_fp4}_..._for_marlin differ."""
+        if self.width == 8:
+            return 64
+        if self.group == 32:
+            return 1
+        return 64 if hidden % 128 == 0 else 128

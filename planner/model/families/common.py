@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil
 
 from planner.errors import InputError
 from planner.model.architecture import Layer, Model
@@ -282,24 +282,23 @@ _ALREADY_SCALED = ("longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llam
 
 
 def context_length(config: Config, r: Rope | None = None) -> int:
-    """`max_model_len` as vLLM derives it (config/model.py _get_and_verify_max_len, 0.33)."""
+    """The longest context that vLLM derives from the config (config/model.py _get_and_verify_max_len, 0.33)."""
     lengths = [config.int(key) for key in _LENGTH_KEYS if config.has(key)]
     if not lengths and config.has_default("max_position_embeddings"):
         lengths = [config.int("max_position_embeddings")]
-    length: float = min(lengths, default=inf)
+    length: float = min(lengths, default=2048)
     if config.has("model_max_length"):
         length = config.int("model_max_length")
-    if length == inf:
-        length = 2048
     r = rope(config) if r is None else r
-    if r.type == "longrope":
-        # vLLM takes the original length unless the person asks for more.
-        if config.has("original_max_position_embeddings"):
-            return config.int("original_max_position_embeddings")
-        return int(length)
-    if r.type not in _ALREADY_SCALED and "gemma3" not in config.optional_str("model_type", ""):
+    if r.type not in _ALREADY_SCALED and "gemma3" not in config.str("model_type", default=""):
         length *= r.number("factor", 1.0)
     return int(length)
+
+
+def default_context(config: Config) -> int | None:
+    """What vLLM takes when not asked for more, where that is less: longrope starts at the original length."""
+    key = "original_max_position_embeddings"
+    return config.int(key) if rope(config).type == "longrope" and config.has(key) else None
 
 
 # --- assembly ------------------------------------------------------------------------------------------------------
@@ -357,6 +356,7 @@ def decoder(
         num_attention_heads=heads,
         dtype=config_dtype(config),
         max_position=context_length(config) if max_position is None else max_position,
+        default_len=default_context(config) if max_position is None else None,
         layers=layers,
         first=tuple(first),
         last=last,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from planner.model.families.common import (
     rotary_cache,
     windows,
 )
-from planner.model.modules import AttentionScales, Embedding, Heads, Linear, Module, PartsWeight, Weight
+from planner.model.modules import AttentionScales, Embedding, Heads, Linear, LmHead, Module, PartsWeight, Weight
 
 
 def stack(
@@ -129,17 +129,40 @@ def attention_bias(config: Config) -> bool:
     return config.bool("attention_bias", default=False) or config.bool("bias", default=False)
 
 
+def headless(config: Config, name: str, build: Callable[[Config, str], Model]) -> Model:
+    """An architecture that names the base model only: vLLM gives it a head that its checkpoint does not have.
+
+    Served with `--runner pooling`, as a sentence-transformers repository is by itself, it loses the head (for_pooling).
+    """
+    model = build(config, name)
+    head = sum(module.parameters for module in (*model.last, *model.everywhere) if isinstance(module, LmHead))
+    return replace(model, extra_parameters={"a head that the checkpoint does not have": -head})
+
+
+@family("LlamaModel", "MistralModel")
+def llama_model(config: Config, name: str) -> Model:
+    return headless(config, name, llama)
+
+
+@family("Qwen2Model")
+def qwen2_model(config: Config, name: str) -> Model:
+    return headless(config, name, qwen2)
+
+
+@family("Qwen3Model")
+def qwen3_model(config: Config, name: str) -> Model:
+    return headless(config, name, qwen3)
+
+
 @family(
     "LlamaForCausalLM",
     "LLaMAForCausalLM",
-    "LlamaModel",
     "LlamaBidirectionalModel",
     "AquilaForCausalLM",
     "InternLMForCausalLM",
     "InternLM3ForCausalLM",
     "IQuestCoderForCausalLM",
     "MistralForCausalLM",
-    "MistralModel",
     "Ministral3ForCausalLM",
     "CwmForCausalLM",
     "TeleChat3ForCausalLM",
@@ -179,7 +202,7 @@ def ernie(config: Config, name: str) -> Model:
     return llama_like(config, name, qkv_bias=attention_bias(config), mlp_bias=config.bool("mlp_bias", default=False))
 
 
-@family("Qwen2ForCausalLM", "Qwen2Model", "MiMoForCausalLM")
+@family("Qwen2ForCausalLM", "MiMoForCausalLM")
 def qwen2(config: Config, name: str) -> Model:
     """models/qwen2.py: bias on q, k and v always."""
     return llama_like(
@@ -192,7 +215,7 @@ def qwen2(config: Config, name: str) -> Model:
     )
 
 
-@family("Qwen3ForCausalLM", "Qwen3Model")
+@family("Qwen3ForCausalLM")
 def qwen3(config: Config, name: str) -> Model:
     """models/qwen3.py."""
     return qwen3_text(config, name)
@@ -549,7 +572,7 @@ def minicpm3(config: Config, name: str) -> Model:
     def linear(which: str, inputs: int, rows: int, split: Literal["column", "row", "none"]) -> Linear:
         return Linear(name=f"self_attn.{which}", inputs=inputs, outputs=(rows,), split=split, group="attention")
 
-    modules = (
+    modules: tuple[Module, ...] = (
         linear("q_a_proj", d.hidden, q_rank, "none"),
         *norm("self_attn.q_a_layernorm", q_rank),
         linear("q_b_proj", q_rank, d.heads * (nope + turned), "column"),
@@ -575,7 +598,7 @@ def minicpm3(config: Config, name: str) -> Model:
 
 @family("BaichuanForCausalLM", "BaiChuanForCausalLM")
 def baichuan(config: Config, name: str) -> Model:
-    """models/baichuan.py (until 0.23): W_pack, rotary positions in the 7B and ALiBi in the 13B, not split at its ends."""
+    """models/baichuan.py (until 0.23): W_pack; rotary positions (7B) or ALiBi (13B); not split at its ends."""
     d = dims(config)
     rotary = config.strs("architectures")[0] == "BaiChuanForCausalLM" or d.hidden == 4096
     modules: list[Module] = [

@@ -133,7 +133,9 @@ def _bert(config: Config, name: str, root: str, head: Sequence[Module] = (), **o
 @family("BertModel")
 def bert(config: Config, name: str) -> Model:
     """BertEmbeddingModel: the checkpoint's pooler is not built."""
-    return _bert(config, name, "model")
+    hidden = config.int("hidden_size")
+    extra = {"pooler": hidden * (hidden + 1), "position_ids": config.int("max_position_embeddings")}
+    return _bert(config, name, "model", extra_parameters=extra)
 
 
 @family("BertForSequenceClassification")
@@ -189,7 +191,7 @@ def _modernbert(config: Config, name: str, root: str, head: Sequence[Module] = (
         *norm("mlp_norm", d.hidden, bias=norm_bias),
     )
     bare, normed = Layer(modules=inner), Layer(modules=(*inner, *norm("attn_norm", d.hidden, bias=norm_bias)))
-    first = (
+    first: tuple[Module, ...] = (
         Embedding(name=f"{root}embeddings.tok_embeddings", rows=d.vocab, width=d.hidden),
         *norm(f"{root}embeddings.norm", d.hidden, bias=norm_bias),
     )

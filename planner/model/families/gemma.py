@@ -30,7 +30,7 @@ from planner.model.families.common import (
     windows,
 )
 from planner.model.families.dense import PRE_NORMS, llama_rotary, norms, stack
-from planner.model.families.moe import router
+from planner.model.families.sparse import router
 from planner.model.modules import AttentionScales, Embedding, Experts, Linear, Module, Weight
 
 FOUR_NORMS = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -161,14 +161,14 @@ def _per_layer_inputs(config: Config, layers: int, hidden: int) -> tuple[tuple[M
     if not size:
         return (), ()
     rows = config.int("vocab_size_per_layer_input", default=config.int("vocab_size"))
-    once = (
+    once: tuple[Module, ...] = (
         Embedding(name="model.embed_tokens_per_layer", rows=rows, width=layers * size),
         _column("model.per_layer_model_projection", hidden, layers * size),
         *norm("model.per_layer_projection_norm", size),
         *(_scalar(f"model.{name}") for name in ("embed_scale_per_layer", "per_layer_input_scale")),
         _scalar("model.per_layer_projection_scale"),
     )
-    each = (
+    each: tuple[Module, ...] = (
         _whole("per_layer_input_gate", hidden, size),
         _whole("per_layer_projection", size, hidden),
         *norm("post_per_layer_input_norm", hidden),
@@ -213,6 +213,10 @@ def gemma3n(config: Config, name: str) -> Model:
             _scalar("model.embed_scale"),
         ),
         supports_pp=False,
+        extra_parameters={
+            "keys and values of layers that reuse others'": (d.layers - own)
+            * (2 * d.kv_heads * d.head_dim * d.hidden + d.head_dim)
+        },
     )
 
 
@@ -322,7 +326,16 @@ def gemma4(config: Config, name: str) -> Model:
             _scalar("model.normalizer"),
         ),
         split_ends=False,
+        extra_parameters=_gemma4_uncounted(config, g, types, own),
     )
+
+
+def _gemma4_uncounted(config: Config, g: _Gemma4, types: Sequence[str], own: int) -> dict[str, int]:
+    """A checkpoint stores a scalar for each layer, and with attention_k_eq_v no values, for they are the keys."""
+    copies = 0
+    if config.bool("attention_k_eq_v", default=False):
+        copies = sum(kind == FULL for kind in types[:own]) * g.full.kv_heads * g.full.head_dim * g.full.hidden
+    return {"layer_scalar": len(types), "values that are copies of the keys": -copies}
 
 
 def _gemma4_experts(config: Config, hidden: int) -> tuple[Module, ...]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from planner.model.config import Config
 from planner.model.families.common import GATE_UP
-from planner.model.modules import Heads, Linear, Module, Repeated, Weight
+from planner.model.modules import Embedding, Heads, Linear, Module, Repeated, Weight
 
 Modules = tuple[Module, ...]
 
@@ -391,4 +391,157 @@ def gemma4_audio(a: Config, text: int) -> Modules:
         blocks(f"{root}.layers.", a.int("num_hidden_layers"), block),
         linear(f"{root}.output_proj", hidden, out, split="none", quantizable=quantizable),
         *gemma4_embedder("embed_audio", out, text, quantizable=quantizable),
+    )
+
+
+# --- Gemma 3n ------------------------------------------------------------------------------------------------------
+
+_MOBILENET_V5 = {
+    # elements of a tensor: how many tensors of timm's mobilenetv5_300m_enc have so many
+    64: 2,
+    128: 4,
+    256: 16,
+    512: 2,
+    640: 111,
+    768: 2,
+    1024: 4,
+    1152: 1,
+    1280: 92,
+    1536: 2,
+    1728: 1,
+    2048: 2,
+    2304: 2,
+    2560: 26,
+    3840: 3,
+    5760: 28,
+    6400: 3,
+    16000: 8,
+    19200: 1,
+    32768: 1,
+    38400: 1,
+    40960: 28,
+    65536: 2,
+    96000: 1,
+    98304: 1,
+    122880: 38,
+    147456: 1,
+    196608: 1,
+    262144: 8,
+    393216: 1,
+    409600: 2,
+    491520: 28,
+    589824: 2,
+    819200: 28,
+    983040: 1,
+    1638400: 14,
+    1966080: 38,
+    2457600: 1,
+    3276800: 38,
+    4915200: 1,
+    7372800: 1,
+    7864320: 1,
+}
+_TIMM = {"mobilenetv5_300m_enc": _MOBILENET_V5}
+
+
+def gemma3n_tower(v: Config, text: int) -> Modules:
+    """A convolutional network of timm (models/gemma3n_mm.py), whole on every rank, and its embedder."""
+    kind = v.str("architecture")
+    if kind not in _TIMM:
+        raise v.error("architecture", f"= {kind!r} is a network the planner does not know; known: {', '.join(_TIMM)}")
+    network = (blocks(f"vision_tower.{size}.", count, (weight("", size),)) for size, count in _TIMM[kind].items())
+    return (*network, *gemma3n_embedder("embed_vision", v, text))
+
+
+def gemma3n_embedder(prefix: str, section: Config, text: int) -> Modules:
+    """Gemma3nMultimodalEmbedder: a small vocabulary of its own, and a projection without quantization."""
+    hidden = section.int("hidden_size")
+    return (
+        Embedding(name=f"{prefix}.embedding", rows=section.int("vocab_size"), width=hidden, group="vision"),
+        *norms(hidden, f"{prefix}.hard_embedding_norm", f"{prefix}.soft_embedding_norm", bias=False),
+        linear(f"{prefix}.embedding_projection", hidden, text, split="row", bias=False, quantizable=False),
+        Weight(name=f"{prefix}.embedding_post_projection_norm.weight", shape=(text,), kind="attr", group="vision"),
+    )
+
+
+def gemma3n_audio(a: Config, text: int) -> Modules:
+    """Gemma3nAudioEncoder of transformers, a conformer, whole on every rank, and its embedder."""
+    hidden, kernel = a.int("hidden_size"), a.int("conf_conv_kernel_size")
+    heads = heads_of(a, hidden, "conf_num_attention_heads")
+    chunk = a.int("conf_attention_chunk_size")
+    context = chunk + a.int("conf_attention_context_left") - 1 + a.int("conf_attention_context_right", minimum=0)
+    sizes = {
+        **{f"ffw_layer_{end}.ffw_layer_1": (4 * hidden, hidden) for end in ("start", "end")},
+        **{f"ffw_layer_{end}.ffw_layer_2": (hidden, 4 * hidden) for end in ("start", "end")},
+        **{f"attention.attn.{part}_proj": (hidden, hidden) for part in "qkv"},
+        "attention.attn.relative_position_embedding.pos_proj": (hidden, hidden),
+        "attention.post": (hidden, hidden),
+        "lconv1d.linear_start": (2 * hidden, hidden),
+        "lconv1d.depthwise_conv1d": (hidden, kernel),
+        "lconv1d.linear_end": (hidden, hidden),
+    }
+    around = [f"ffw_layer_{end}.{at}_layer_norm" for end in ("start", "end") for at in ("pre", "post")]
+    around += ["attention.pre_attn_norm", "attention.post_norm", "lconv1d.pre_layer_norm", "lconv1d.conv_norm", "norm"]
+    clips = ("", "ffw_layer_start.", "ffw_layer_end.", "attention.", "lconv1d.")
+    block = (
+        *(weight(f"{name}.weight", *shape) for name, shape in sizes.items()),
+        *norms(hidden, *around, bias=False),
+        weight("attention.attn.per_dim_scale", heads.size),
+        *(buffer(f"{clip}gradient_clipping") for clip in clips),
+        buffer("attention.attn.q_scale"),
+        buffer("attention.attn.softcap", dtype="float32"),
+        buffer("attention.attn.local_causal_valid_mask", chunk, context, dtype="bool"),
+        buffer("attention.attn.relative_position_embedding.inv_timescales", hidden // 2, dtype="float32"),
+    )
+    first, second = a.ints("sscp_conv_channel_size", default=(128, 32))
+    bands = -(-a.int("input_feat_size") // 4)  # two convolutions of stride 2
+    sample = "audio_tower.subsample_conv_projection"
+    return (
+        weight(f"{sample}.conv_0.conv.weight", first, 1, 3, 3),
+        weight(f"{sample}.conv_1.conv.weight", second, first, 3, 3),
+        *norms(first, f"{sample}.conv_0.norm", bias=False),
+        *norms(second, f"{sample}.conv_1.norm", bias=False),
+        weight(f"{sample}.input_proj_linear.weight", hidden, second * bands),
+        blocks("audio_tower.conformer.", a.int("conf_num_hidden_layers"), block),
+        *gemma3n_embedder("embed_audio", a, text),
+    )
+
+
+# --- Llama 3.2 -----------------------------------------------------------------------------------------------------
+
+
+def mllama_tower(v: Config, text: int) -> Modules:
+    """MllamaVisionModel and its projector (models/mllama.py, until 0.10.2): tiles of an image, two encoders."""
+    hidden, patch = v.int("hidden_size"), v.int("patch_size")
+    heads = heads_of(v, hidden, "attention_heads")
+    positions, tiles = image_patches(v) + 1, v.int("max_num_tiles")
+    ratios = v.raw("supported_aspect_ratios")
+    ids = (len(ratios) if isinstance(ratios, list) else 8) + 1
+    block = (
+        qkv("self_attn.qkv_proj", hidden, heads, bias=False, packed=("q_proj", "k_proj", "v_proj")),
+        linear("self_attn.o_proj", hidden, hidden, split="row", bias=False),
+        *fc("mlp.", ("fc1", "fc2"), hidden, v.int("intermediate_size")),
+        *norms(hidden, "input_layernorm", "post_attention_layernorm"),
+    )
+    gated = (*block, weight("gate_attn", 1), weight("gate_ffn", 1))
+    root, place = "vision_model", "vision_model.gated_positional_embedding"
+    tilings = tuple(
+        module
+        for which in ("pre_tile_positional_embedding", "post_tile_positional_embedding")
+        for module in (
+            weight(f"{root}.{which}.embedding.weight", ids, tiles * hidden),
+            weight(f"{root}.{which}.gate", 1),
+        )
+    )
+    return (
+        weight(f"{root}.class_embedding", hidden),
+        linear(f"{root}.patch_embedding._linear", v.int("num_channels") * patch**2, hidden, split="column", bias=False),
+        weight(f"{place}.embedding", positions, hidden),
+        weight(f"{place}.gate", 1),
+        weight(f"{place}.tile_embedding.weight", ids, tiles * positions * hidden),
+        *tilings,
+        *norms(hidden, f"{root}.layernorm_pre", f"{root}.layernorm_post"),
+        blocks(f"{root}.transformer.layers.", v.int("num_hidden_layers"), block),
+        blocks(f"{root}.global_transformer.layers.", v.int("num_global_layers"), gated),
+        linear("multi_modal_projector", v.int("vision_output_dim"), text, split="column"),
     )

@@ -6,16 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from planner.model.architecture import Model
+from planner.model.architecture import Layer, Model
+from planner.model.attention import CrossAttention
 from planner.model.config import Config
 from planner.model.families import build_text, family
 from planner.model.families import towers as t
-from planner.model.families.common import config_dtype, ties_embeddings
-from planner.model.families.dense import llama, qwen2, qwen3_text
-from planner.model.families.gemma import gemma3, gemma4
+from planner.model.families.common import (
+    config_dtype,
+    dims,
+    gated_mlp,
+    qkv_attention,
+    ties_embeddings,
+)
 from planner.model.families.delta_net import qwen3_5_text
+from planner.model.families.dense import PRE_NORMS, llama, norms, qwen2, qwen3_text
+from planner.model.families.gemma import gemma3, gemma3n, gemma4
 from planner.model.families.moe import llama4_text, qwen3_moe_text
-from planner.model.modules import Embedding, EngineBuffer, Module
+from planner.model.modules import Embedding, EngineBuffer, Module, Weight
 
 M = TypeVar("M")
 
@@ -151,8 +158,28 @@ def gemma4_vl(config: Config, name: str) -> Model:
         towers += t.gemma4_audio(audio, text.hidden_size)
     renames = (*NESTED, ("model.embed_vision.", "embed_vision."), ("model.audio_tower.", "audio_tower."))
     both_ways = section.optional_str("use_bidirectional_attention") == "vision"
-    model = multimodal(config, text, towers, renames=renames, is_mm_prefix_lm=both_ways)
+    standard = sum(m.elements for m in towers if isinstance(m, Weight) and m.name.startswith("vision_tower.std_"))
+    model = multimodal(
+        config,
+        text,
+        towers,
+        renames=renames,
+        is_mm_prefix_lm=both_ways,
+        extra_parameters={**text.extra_parameters, "std_bias and std_scale": standard},
+    )
     return _with_layer_inputs(model, section)
+
+
+@family("Gemma3nForConditionalGeneration")
+def gemma3n_vl(config: Config, name: str) -> Model:
+    """models/gemma3n_mm.py: timm's MobileNet for images, a conformer for sound."""
+    section = text_section(config)
+    text = gemma3n(section, name)
+    towers = (
+        *t.gemma3n_tower(config.section("vision_config"), text.hidden_size),
+        *t.gemma3n_audio(config.section("audio_config"), text.hidden_size),
+    )
+    return _with_layer_inputs(multimodal(config, text, towers), section)
 
 
 def _with_layer_inputs(model: Model, text: Config) -> Model:
@@ -177,10 +204,12 @@ def _feature_layers(config: Config, vision: Config) -> int:
     """Layers of the tower up to the one whose features are used (models/llava.py _get_num_hidden_layers)."""
     count = vision.int("num_hidden_layers")
     key = "vision_feature_layer"
-    asked = config.raw(key, -1)
-    indices = asked if isinstance(asked, list) else [asked]
-    if not all(isinstance(i, int) and -count <= i <= count for i in indices) or not indices:
-        raise config.error(key, f"must name layers of the tower's {count}")
+    if isinstance(config.raw(key), list):
+        indices = config.ints(key, minimum=-count, maximum=count)
+    else:
+        indices = (config.int(key, minimum=-count, maximum=count),)
+    if not indices:
+        raise config.error(key, "is empty; name a layer of the tower")
     return max(i if i >= 0 else count + i + 1 for i in indices)
 
 
@@ -239,6 +268,35 @@ def llama4_vl(config: Config, name: str) -> Model:
     return multimodal(config, text, t.llama4_tower(config.section("vision_config"), text.hidden_size))
 
 
+@family("MllamaForConditionalGeneration")
+def mllama(config: Config, name: str) -> Model:
+    """models/mllama.py (Llama 3.2 Vision, until 0.10.2): some layers attend to the image instead of the text."""
+    section = text_section(config)
+    plain = llama(section, name)
+    across = set(section.ints("cross_attention_layers"))
+    if not all(index < len(plain.layers) for index in across):
+        raise section.error("cross_attention_layers", f"names layers beyond num_hidden_layers = {len(plain.layers)}")
+    d = dims(section)
+    modules: tuple[Module, ...] = (
+        *qkv_attention(d, prefix="cross_attn", qk_norm=d.head_dim),
+        *gated_mlp(d.hidden, section.int("intermediate_size")),
+        *norms(d.hidden, *PRE_NORMS),
+        t.weight("cross_attn_attn_gate", 1),
+        t.weight("cross_attn_mlp_gate", 1),
+    )
+    crossing = Layer(modules=modules, state=CrossAttention(heads=d.heads, kv_heads=d.kv_heads, head_size=d.head_dim))
+    # Eight more words, for images, than the head can say.
+    words = Embedding(name="model.embed_tokens", rows=d.vocab + 8, width=d.hidden)
+    text = replace(
+        plain,
+        layers=tuple(crossing if index in across else layer for index, layer in enumerate(plain.layers)),
+        first=(words,),
+        tied=(),
+    )
+    towers = t.mllama_tower(config.section("vision_config"), d.hidden)
+    return multimodal(config, text, towers, supports_pp=False)
+
+
 @family("Phi3VForCausalLM")
 def phi3_vision(config: Config, name: str) -> Model:
     """models/phi3v.py: CLIP without its last layer; the embedding exists twice, before and inside the decoder."""
@@ -247,7 +305,6 @@ def phi3_vision(config: Config, name: str) -> Model:
     hidden = text.hidden_size
     root = "vision_embed_tokens"
     towers = (
-        Embedding(name="model.embed_tokens", rows=text.vocab_size, width=hidden, group="vision"),
         t.weight(f"{root}.glb_GN", 1, 1, 4 * width),
         t.weight(f"{root}.sub_GN", 1, 1, 1, 4 * width),
         *t.biased(f"{root}.img_projection.0", hidden, 4 * width),
@@ -260,8 +317,10 @@ def phi3_vision(config: Config, name: str) -> Model:
         ("lm_head.", "language_model.lm_head."),
         ("model.", "language_model.model."),
     )
+    again = Embedding(name="model.embed_tokens", rows=text.vocab_size, width=hidden, group="vision")
+    extra = {"a second embedding": -again.parameters, "the last layer and norm of CLIP": _CLIP_REST}
     # The decoder is built with an empty prefix, so quantization lists see it as a plain Llama.
-    return multimodal(config, text, towers, renames=renames, prefix="")
+    return multimodal(config, text, (again, *towers), renames=renames, prefix="", extra_parameters=extra)
 
 
 _CLIP_336 = Config(
@@ -278,3 +337,8 @@ _CLIP_336 = Config(
     where="CLIP ViT-L/14 at 336 pixels",
 )
 """CLIP_VIT_LARGE_PATCH14_336_CONFIG of models/phi3v.py: the config only names it."""
+_CLIP_REST = sum(
+    sign * module.parameters
+    for sign, layers in ((1, None), (-1, 23))
+    for module in t.clip_tower(_CLIP_336, "", layers=layers)
+)
