@@ -161,7 +161,7 @@ def _memory_lines(estimate: Estimate) -> list[str]:
     if estimate.offloaded_bytes:
         lines.append(_row("weights kept in host memory", estimate.offloaded_bytes, "--cpu-offload-gb"))
     if estimate.outside_budget_bytes:
-        lines.append(_row("used beyond the requested share", estimate.outside_budget_bytes, "CUDA graphs"))
+        lines.append(_row("used beyond the requested share", estimate.outside_budget_bytes, "CUDA graphs, buffers"))
     lines.append(f"  weights: {weights.tensor_bytes:,} bytes per GPU")
     return [*lines, ""]
 

@@ -109,7 +109,7 @@ def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usag
         cudagraph_capture_sizes=() if eager else capture_sizes(given, version, gpu, seqs, tokens),
         enable_prefix_caching=given.get("enable_prefix_caching", _prefix_caching(model, version)),
         enable_chunked_prefill=given.get("enable_chunked_prefill", version >= (0, 8)),
-        async_scheduling=given.get("async_scheduling", version >= (0, 14)),
+        async_scheduling=_async_scheduling(model, on_cpu, given, version),
         use_v2_model_runner=uses_v2_runner(model, version),
         disable_hybrid_kv_cache_manager=given.get("disable_hybrid_kv_cache_manager") or False,
         kv_cache_memory_bytes=given.get("kv_cache_memory_bytes"),
@@ -128,6 +128,21 @@ def _prefix_caching(model: Model, version: VllmVersion) -> bool:
         return False
     recurrent = [isinstance(state, RecurrentState) for state in states]
     return not any(recurrent) or (version >= (0, 26) and not all(recurrent))
+
+
+def _async_scheduling(model: Model, on_cpu: bool, given: dict[str, Any], version: VllmVersion) -> bool:
+    """VllmConfig.__post_init__ (config/vllm.py) and, for the CPU, platforms/cpu.py check_and_update_config."""
+    if on_cpu:
+        return False
+    if given.get("async_scheduling") is not None:
+        return bool(given["async_scheduling"])
+    if version < (0, 14) or model.is_pooling or given.get("distributed_executor_backend") == "ray":
+        return False
+    if version < (0, 15) and given.get("pipeline_parallel_size", 1) > 1:
+        return False
+    speculative = given.get("speculative_config")
+    method = speculative.get("method") if isinstance(speculative, dict) else None
+    return version >= (0, 29) or method not in ("ngram", "suffix", "medusa", "mlp_speculator")
 
 
 def _max_model_len(model: Model, given: int | None) -> tuple[int, bool]:

@@ -84,10 +84,8 @@ class Estimate:
 
     @property
     def outside_budget_bytes(self) -> int:
-        """Used beyond the requested share: CUDA graphs in versions that do not budget for them."""
-        if self.overhead is None or self.overhead.graphs_in_budget:
-            return 0
-        return self.overhead.cuda_graph
+        """Used beyond the requested share, by versions that do not budget for it."""
+        return self.overhead.outside_budget if self.overhead is not None else 0
 
     def to_dict(self, request_id: object = None) -> dict[str, Any]:
         """The answer as the JSON contract has it (docs/contract.md)."""
@@ -273,7 +271,7 @@ def _estimate(
         overheads=beside,
         ranks=ranks,
         kv_cache=plan,
-        basis=_basis(model, engine, assumed),
+        basis=_basis(model, engine, beside[-1], assumed),
         available_range=(room - error, room + error),
         offloaded_bytes=offloaded,
         assumed=assumed,
@@ -335,16 +333,11 @@ def _does_not_load(requested: int | None, ranks: tuple[Rank, ...], plan: KVCache
     ]
 
 
-def _basis(model: Model, engine: Engine, assumed: dict[str, str]) -> dict[str, str]:
-    measured = engine.kv_cache_memory_bytes is not None or engine.on_cpu
-    basis = {
-        "weights": "exact",
-        "activation_peak": "exact" if engine.on_cpu else "fitted",
-        "non_torch": "exact" if engine.on_cpu else "fitted",
-        "cuda_graph": "exact" if engine.on_cpu or engine.enforce_eager else "fitted",
-        "available_kv": "exact" if measured else "fitted",
-        "kv_cache": "exact" if measured else "fitted",
-    }
-    if model.notes:
-        basis["weights"] = "assumed"
+def _basis(model: Model, engine: Engine, beside: Overhead, assumed: dict[str, str]) -> dict[str, str]:
+    given = engine.kv_cache_memory_bytes is not None or engine.on_cpu
+    basis = {"weights": "assumed" if model.notes else "exact"}
+    for term in ("activation_peak", "non_torch", "cuda_graph"):
+        nothing = engine.on_cpu or (term == "cuda_graph" and engine.enforce_eager)
+        basis[term] = "exact" if nothing else beside.basis[term]
+    basis["available_kv"] = basis["kv_cache"] = "exact" if given else beside.basis["available_kv"]
     return {**basis, **dict.fromkeys(assumed, "assumed")}

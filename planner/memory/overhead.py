@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,20 @@ class Overhead:
     graphs_in_budget: bool
     """Whether this version takes the estimate off the KV cache; before, graphs come from outside the budget."""
 
+    persistent_in_budget: bool = True
+    """Before 0.28 what is neither weights, nor the profile run's peak, nor non-torch memory was not counted."""
+    basis: Mapping[str, str] = field(default_factory=dict)
+
     @property
     def in_budget(self) -> int:
         """What vLLM takes off the requested share, beside the weights."""
-        graphs = self.cuda_graph if self.graphs_in_budget else 0
-        return self.activation_peak + self.persistent + self.non_torch + graphs
+        return self.activation_peak + self.non_torch + self.persistent + self.cuda_graph - self.outside_budget
+
+    @property
+    def outside_budget(self) -> int:
+        """What will be used beyond the requested share."""
+        graphs = 0 if self.graphs_in_budget else self.cuda_graph
+        return graphs + (0 if self.persistent_in_budget else self.persistent)
 
 
 def overhead(model: Model, engine: Engine, *, last_stage: bool = True) -> Overhead:
@@ -52,8 +61,28 @@ def overhead(model: Model, engine: Engine, *, last_stage: bool = True) -> Overhe
         persistent=persistent_buffers(model, engine) if last_stage else 0,
         non_torch=non_torch(engine),
         cuda_graph=cuda_graphs(engine),
-        graphs_in_budget=engine.vllm_version >= (0, 20),
+        graphs_in_budget=_graphs_in_budget(engine),
+        persistent_in_budget=engine.vllm_version >= (0, 28),
+        basis=_basis(engine),
     )
+
+
+def _graphs_in_budget(engine: Engine) -> bool:
+    """Estimated and deducted since 0.20; the second model runner said 0 until 0.29 (profile_cudagraph_memory)."""
+    return engine.vllm_version >= ((0, 29) if engine.use_v2_model_runner else (0, 20))
+
+
+def _basis(engine: Engine) -> Mapping[str, str]:
+    """ "fitted" for a constant that measured launches speak for, "assumed" for one read off the source alone."""
+    runner = "v2" if engine.use_v2_model_runner else "v1"
+    version = engine.vllm_version
+    entries = {
+        "activation_peak": _of_version("sampler_bytes_per_logit", version, runner=runner),
+        "non_torch": _of_version("non_torch_bytes", version, link=link_of(engine)),
+        "cuda_graph": _of_version("cuda_graph_bytes", version),
+        "available_kv": _of_version("available_kv_error", version, runner=runner),
+    }
+    return {term: "fitted" if entry.get("launches") else "assumed" for term, entry in entries.items()}
 
 
 def activation_peak(model: Model, engine: Engine, *, last_stage: bool = True) -> int:

@@ -2,6 +2,9 @@
 
 model_executor/kernels/linear/__init__.py and layers/quantization/utils/marlin_utils.py (0.33). A capability of None (a
 CPU) keeps the checkpoint's layout.
+
+Not modelled: where this says Marlin on Hopper, vLLM 0.32 and later take Humming if its package is installed (the CUDA
+wheel requires it): the same bits, other scales' order, rows padded to 256 and columns to 128, biases twice.
 """
 
 from __future__ import annotations
