@@ -75,6 +75,9 @@ def _request_options(command: Any) -> Any:
             click.option("--compute-capability", help='For a card the catalogue lacks, e.g. "9.0".'),
             click.option("--vllm-version", help="Which vLLM; the newest known by default."),
             click.option("--usage", type=click.Choice(["server", "offline"]), help="`vllm serve`, or the LLM class."),
+            click.option(
+                "--ask-vllm", is_flag=True, default=None, help="Let an installed vLLM size an unknown architecture."
+            ),
             click.option("--what-if-quantization", help="As if a checkpoint in this format had been made."),
             click.option("--input-len", type=int, help="Prompt tokens of a request."),
             click.option("--output-len", type=int, help="Generated tokens of a request."),
@@ -117,15 +120,25 @@ def _number(name: str, text: str) -> str | int:
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
 @_request_options
 @click.option("--concurrency", type=int, help="Requests at once.")
+@click.option("--curve", is_flag=True, help="Concurrency for each context length, instead of one point.")
+@click.option("--sessions", type=int, help="The largest context that holds so many requests at once.")
 @click.option("--batch", help="A file of requests, one JSON object a line, or - for standard input.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-def estimate(words: tuple[str, ...], batch: str | None, form: str, **options: Any) -> int:
+def estimate(
+    words: tuple[str, ...], batch: str | None, curve: bool, sessions: int | None, form: str, **options: Any
+) -> int:
     """What vLLM would make of one launch: weights, KV cache and overhead per GPU, and whether it starts."""
     from planner import request as requests
 
     if batch is not None:
         return _batch(batch, words)
     inputs = requests.prepare(_request(words, options))
+    if curve or sessions is not None:
+        from planner.commands import print_curve
+
+        return print_curve(inputs, sessions, form)
+    if inputs.ask_vllm:
+        click.echo("asking the installed vLLM, which takes about a minute the first time …", err=True)
     result = inputs.estimate()
     if form == "json":
         warning = requests.checkpoint_disagreement(inputs)

@@ -16,7 +16,7 @@ from planner.engine.measure import Load
 from planner.errors import InputError
 from planner.files import write_text
 from planner.planning.validation import Validation, for_device, validate
-from planner.request import prepare
+from planner.request import Inputs, prepare
 from planner.text import printable
 from planner.text_report import validation_text
 
@@ -76,6 +76,27 @@ def _this_gpu() -> str:
     if not found:
         raise InputError("no GPU is seen on this machine; pass --gpu with its name, or --device cpu")
     return found[0]
+
+
+def print_curve(inputs: Inputs, sessions: int | None, form: str) -> int:
+    """`vllm-fit estimate --curve` and `--sessions`: 0 when there is any context that fits."""
+    from planner.planning.curve import curve, longest_for
+
+    if sessions is not None:
+        longest = longest_for(inputs, sessions)
+        points = (longest,) if longest is not None else ()
+    else:
+        points = curve(inputs)
+    if form == "json":
+        click.echo(json.dumps([point.to_dict() for point in points], indent=2))
+    elif points:
+        click.echo(f"{'max_model_len':>14}{'KV cache tokens':>18}{'max concurrency':>18}")
+        for point in points:
+            held = f"{point.max_concurrency:.2f}x" if point.tokens else "does not fit"
+            click.echo(f"{point.max_model_len:>14,}{point.tokens:>18,}{held:>18}")
+    else:
+        click.echo(f"no context length holds {sessions} requests at once")
+    return 0 if any(point.tokens for point in points) else 1
 
 
 def run_fit_constants(write: bool) -> int:

@@ -9,6 +9,10 @@ class InputError(Exception):
     """Input that cannot be answered: one clear line saying what, where and what to do (exit code 2)."""
 
 
+class UnknownArchitectureError(InputError):
+    """A config whose architecture no family describes: --ask-vllm can still size it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reason:
     """Why a launch would not work, in vLLM's own words where vLLM has words for it."""

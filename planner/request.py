@@ -18,7 +18,7 @@ from planner import strict_json
 from planner.engine.args import EngineArgs
 from planner.engine.defaults import Usage
 from planner.engine.version import NEWEST, VllmVersion, parse_version
-from planner.errors import InputError
+from planner.errors import InputError, UnknownArchitectureError
 from planner.hardware.catalogue import Gpu, find_gpu, with_memory
 from planner.memory.budget import Estimate, estimate
 from planner.memory.quantization import Quantization, quantization
@@ -45,6 +45,7 @@ REQUEST_KEYS = (
     "usage",
     "what_if_quantization",
     "workload",
+    "ask_vllm",
 )
 _GPU_KEYS = ("gpu", "gpu_memory_gib", "gpu_memory_used_gib", "compute_capability")
 
@@ -82,9 +83,16 @@ class Inputs:
     checkpoint: CheckpointFacts | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
 
+    ask_vllm: bool = False
+    """No family describes the architecture: an installed vLLM's own classes are asked instead."""
+
     def estimate(self, args: EngineArgs | None = None) -> Estimate:
         """The estimate for these inputs, or for them with other engine arguments."""
         args = self.args if args is None else args
+        if self.ask_vllm:
+            from planner.asking import estimate_by_asking
+
+            return estimate_by_asking(replace(self, args=args))
         quant = self.quantization
         if args.get("quantization") != self.args.get("quantization"):
             quant = _quantization(self.model, self.loaded, args, self.what_if_quantization)
@@ -136,15 +144,16 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     engine_args = {key: value for key, value in request.items() if key not in REQUEST_KEYS}
     args = EngineArgs(engine_args)
     source = request.get("model")
+    asks = False
     if isinstance(source, Mapping):
         loaded, model, assumed = _from_numbers(source)
     elif isinstance(source, str):
-        loaded, model = _model(source, args.get("revision"), _overrides(args))
+        loaded, model, asks = _described(source, args, ask=_flag(request, "ask_vllm"))
         assumed = {}
     else:
         raise InputError("model: missing; pass a catalogue name, a folder, a config.json or a Hub id")
     what = _text(request, "what_if_quantization")
-    quant = _quantization(model, loaded, args, what)
+    quant = None if asks else _quantization(model, loaded, args, what)
     if what is not None:
         assumed = {**assumed, "weights": f"as a {what} checkpoint made with the usual recipe"}
     return Inputs(
@@ -162,6 +171,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         loaded=loaded,
         checkpoint=_checkpoint(loaded),
         assumed=assumed,
+        ask_vllm=asks,
     )
 
 
@@ -202,6 +212,19 @@ def _model(source: str, revision: str | None, overrides: Mapping[str, Any]) -> t
     loaded = load_config(source, revision=revision)
     config = Config(_merged(loaded.values, overrides), where=loaded.where)
     return loaded, build_model(config, loaded.name)
+
+
+def _described(source: str, args: EngineArgs, *, ask: bool) -> tuple[LoadedConfig, Model, bool]:
+    """(config, model, whether an installed vLLM must be asked because no family describes it)."""
+    try:
+        return *_model(source, args.get("revision"), _overrides(args)), False
+    except UnknownArchitectureError:
+        if not ask:
+            raise
+    from planner.asking import stand_in
+
+    loaded = load_config(source, revision=args.get("revision"))
+    return loaded, stand_in(loaded.config, loaded.name), True
 
 
 def _on_disk(source: str) -> bool:
@@ -283,6 +306,13 @@ def _gpu(request: Mapping[str, Any]) -> Gpu:
             raise InputError(f'compute_capability = {shown(capability)}: must look like "{wanted[1]}" for {gpu.name}')
         gpu = replace(gpu, compute_capability=text)
     return gpu
+
+
+def _flag(request: Mapping[str, Any], key: str) -> bool:
+    value = request.get(key, False)
+    if not isinstance(value, bool):
+        raise InputError(f"{key} = {shown(value)}: must be true or false")
+    return value
 
 
 def _memory_used(gibibytes: object) -> int:

@@ -243,6 +243,12 @@ def test_refused_dtype(name: str, gpu: str, dtype: str) -> None:
         plan(name, gpu=card(gpu), kv_cache_dtype=dtype, dtype=model_dtype)
 
 
+def test_cpu_takes_no_packed_dtype() -> None:
+    for name, dtype in ((LLAMA_8B, "nvfp4"), ("deepseek-ai/DeepSeek-V2-Lite", "fp8")):
+        with pytest.raises(Refusal, match="is not supported by"):
+            plan(name, gpu=CPU, kv_cache_dtype=dtype)
+
+
 def test_mla_block_sizes() -> None:
     for gpu, dtype, block in (("H100", "auto", 16), ("H100", "fp8", 64), ("B200", "auto", 32), ("L40S", "fp8", 16)):
         assert plan("deepseek-ai/DeepSeek-V3", gpu=card(gpu), kv_cache_dtype=dtype).block_size == block

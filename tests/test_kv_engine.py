@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +37,11 @@ MLA: dict[str, Any] = {
     "num_hidden_layers": 3,
     "first_k_dense_replace": 3,
     "moe_layer_freq": 1,
-    "n_routed_experts": None,
-    "n_shared_experts": None,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_shared_experts": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "q_lora_rank": None,
@@ -67,10 +71,19 @@ CASES = {
 }
 
 
+def _has_amx() -> bool:
+    try:
+        return "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_engine_agrees_to_the_token(case: str) -> None:
-    config, args = CASES[case]
-    args = {**args, "dtype": "bfloat16"}
+    if case == "latent" and _has_amx():
+        pytest.skip("AMX_MLA takes another block size than the CPU_MLA that is modelled")
+    config = CASES[case][0]
+    args: dict[str, Any] = {**CASES[case][1], "dtype": "bfloat16"}
     measured = launch(
         LaunchSpec(config=config, engine_args=args, kv_cache_memory_bytes=ROOM), on_progress=lambda _: None
     )

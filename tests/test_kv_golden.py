@@ -38,6 +38,9 @@ ELSEWHERE = (
     "is greater than the derived max_model_len",
     "max_model_len must be a positive integer",
     "KV cache is not supported by the Triton attention backend",
+    "does not support float16",
+    "Unknown quantization method",
+    "is not supported for the current GPU",
 )
 """Errors that another part of the planner raises (sharding, quantization, arguments, encoders)."""
 
@@ -86,7 +89,7 @@ def differences(row: dict[str, Any]) -> list[str]:
     }
     if args.get("max_model_len") == -1:  # the golden groups are those before auto-fit
         del pairs["groups"], pairs["needed"]
-    if resolved["attention_backends"] and first.attention_backend not in resolved["attention_backends"]:
+    if first.attention_backend is not None and first.attention_backend not in resolved["attention_backends"]:
         found.append(f"backend {first.attention_backend}, not {resolved['attention_backends']}")
     found += [f"{what}: {theirs}, not {ours}" for what, (theirs, ours) in pairs.items() if theirs != ours]
     for outcome, plan in zip(outcomes, got, strict=True):

@@ -319,7 +319,7 @@ def test_per_layer_rules() -> None:
             "model.layers.0.mlp.experts.0.up_proj": {"quant_algo": "NVFP4"},
         },
     }
-    assert scheme(mixed, "model.layers.0.self_attn.qkv_proj", *QKV) == Fp8(static=True)
+    assert scheme(mixed, "model.layers.0.self_attn.qkv_proj", *QKV) == Fp8(static=True, expert_biases=False)
     assert scheme(mixed, "model.layers.0.self_attn.o_proj") is None
     assert scheme(mixed, "model.layers.0.mlp.experts") is not None
 

@@ -227,7 +227,7 @@ def _flashinfer_kv(query: Query) -> bool:
     name = query.kv_cache_dtype
     if not name.startswith("nvfp4"):
         return name in (*_PLAIN, *_FP8, "fp8_e5m2")
-    return name == "nvfp4" if query.major in (8, 9, 12) else query.major == 10 and name != "nvfp4_ds_mla"
+    return name == "nvfp4" if query.major in (8, 9, 12) else query.major == 10
 
 
 def _flashinfer_check(query: Query) -> str | None:
@@ -550,7 +550,7 @@ BACKENDS = {
             mm_prefix=lambda _: True,
             sliding_window=True,
             sizes=_fa_sizes,
-            check=lambda q: _without_prefix(_fa_check, q),
+            check=lambda q: _causal(_fa_check, q),
         ),
         Backend(
             name="TRITON_FLASHINFER",
@@ -567,8 +567,10 @@ BACKENDS = {
 }
 
 
-def _without_prefix(check: Callable[[Query], str | None], query: Query) -> str | None:
-    return check(replace(query, mm_prefix=False))
+def _causal(check: Callable[[Query], str | None], query: Query) -> str | None:
+    """A composite's faster half never sees an image's prefix; what it refuses comes with its name."""
+    reason = check(replace(query, mm_prefix=False))
+    return None if reason is None else f"FLASH_ATTN: {reason}"
 
 
 def priorities(query: Query) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ _BARE = re.compile(r"[^,)\]}>\n]{1,1000}")
 _OPEN, _CLOSE = "([{<", ")]}>"
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A value that is not printed in a way known here."""
 
 
@@ -51,13 +51,13 @@ class _Reader:
                 return values, skipped
             try:
                 key, at = self._keyword(at) if keyword else self._key(at)
-            except Unreadable:
+            except UnreadableError:
                 return values, skipped
             try:
                 values[key], end = self._value(at, 0)
                 if self._space(end) < len(self.text) and self.text[self._space(end)] not in f",{close}\n":
-                    raise Unreadable
-            except Unreadable:
+                    raise UnreadableError
+            except UnreadableError:
                 values.pop(key, None)
                 skipped.append(key)
                 end = self._skip(at)
@@ -77,21 +77,21 @@ class _Reader:
     def _keyword(self, at: int) -> tuple[str, int]:
         match = _KEYWORD.match(self.text, at)
         if match is None:
-            raise Unreadable
+            raise UnreadableError
         return match[1], match.end()
 
     def _key(self, at: int) -> tuple[str, int]:
         key, at = self._value(at, 0)
         at = self._blank(at)
         if at >= len(self.text) or self.text[at] != ":" or not isinstance(key, str | int | float):
-            raise Unreadable
+            raise UnreadableError
         return str(key)[:200], at + 1
 
     def _value(self, at: int, depth: int) -> tuple[Any, int]:
         self.values += 1
         at = self._blank(at)
         if depth > MAX_DEPTH or self.values > MAX_VALUES or at >= len(self.text):
-            raise Unreadable
+            raise UnreadableError
         first = self.text[at]
         if first in "'\"":
             return self._string(at)
@@ -111,24 +111,24 @@ class _Reader:
         quote, end = self.text[at], at + 1
         while end < len(self.text) and self.text[end] != quote:
             if self.text[end] == "\n":
-                raise Unreadable
+                raise UnreadableError
             end += 2 if self.text[end] == "\\" else 1
         if end >= len(self.text):
-            raise Unreadable
+            raise UnreadableError
         literal = self.text[at : end + 1]
         if "\\" not in literal:
             return literal[1:-1], end + 1
         try:
             return str(ast.literal_eval(literal)), end + 1
         except (ValueError, SyntaxError, MemoryError):
-            raise Unreadable from None
+            raise UnreadableError from None
 
     def _items(self, at: int, close: str, depth: int) -> tuple[list[Any], int]:
         items: list[Any] = []
         while True:
             at = self._blank(at)
             if at >= len(self.text):
-                raise Unreadable
+                raise UnreadableError
             if self.text[at] == close:
                 return items, at + 1
             item, at = self._value(at, depth + 1)
@@ -142,7 +142,7 @@ class _Reader:
         while True:
             at = self._blank(at)
             if at >= len(self.text):
-                raise Unreadable
+                raise UnreadableError
             if self.text[at] == "}":
                 return items or pairs, at + 1
             item, at = self._value(at, depth + 1)
@@ -156,17 +156,17 @@ class _Reader:
     def _comma(self, at: int, close: str) -> int:
         at = self._blank(at)
         if at >= len(self.text) or self.text[at] not in ("," + close):
-            raise Unreadable
+            raise UnreadableError
         return at + 1 if self.text[at] == "," else at
 
     def _enum(self, at: int) -> tuple[Any, int]:
         """`<LoadFormat.AUTO: 'auto'>` is 'auto'; of a value that is neither text nor number, the name."""
         match = _ENUM.match(self.text, at)
         if match is None:
-            raise Unreadable
+            raise UnreadableError
         try:
             value, _ = _Reader(match[2])._value(0, MAX_DEPTH)
-        except Unreadable:
+        except UnreadableError:
             value = None
         return value if isinstance(value, str | int) else match[1], match.end()
 
@@ -177,7 +177,7 @@ class _Reader:
         while True:
             at = self._blank(at)
             if at >= len(self.text):
-                raise Unreadable
+                raise UnreadableError
             if self.text[at] == ")":
                 return (items[0] if len(items) == 1 and not pairs else pairs), at + 1
             if match := _KEYWORD.match(self.text, at):
@@ -190,7 +190,7 @@ class _Reader:
     def _bare(self, at: int) -> tuple[Any, int]:
         match = _BARE.match(self.text, at)
         if match is None:
-            raise Unreadable
+            raise UnreadableError
         word = match[0].strip()
         return _WORDS.get(word, word), match.end()
 

@@ -30,7 +30,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,500}(?:\
 _PROCESS = re.compile(r"\(([A-Za-z]\w{0,60})(?: rank=(\d{1,5}))?,? pid=\d{1,9}")
 _MAX_JSON_LINE = 1 << 20
 _JSON_KEYS = ("log", "message", "msg", "textPayload")
-"""Where docker's json-file driver, vLLM's JSON format (logging_utils/formatter.py JSON_FORMAT) and clouds keep a line."""
+"""Where docker's json-file driver, vLLM's JSON format (logging_utils/formatter.py) and clouds keep a line."""
 
 
 def read_log(path: Path) -> str:
@@ -95,8 +95,9 @@ class Hit:
 class Log:
     """A normalised log that patterns are looked up in."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, first_line: int = 1) -> None:
         self.text = text
+        self.first_line = first_line
 
     def positions(self, literal: str) -> Iterator[int]:
         """Where the literal occurs, in order; of too many, the first and the last."""
@@ -142,12 +143,11 @@ class Log:
     def process(self, position: int) -> str | None:
         """The process that a line says it comes from: EngineCore_DP0, Worker_TP1, VllmWorker rank 3."""
         _, window = self.window(position, BEFORE, 0)
-        found = None
-        for found in _PROCESS.finditer(window):
-            pass
-        if found is None:
+        named = _PROCESS.findall(window)
+        if not named:
             return None
-        return found[1] if found[2] is None else f"{found[1]} rank {found[2]}"
+        name, rank = named[-1]
+        return f"{name} rank {rank}" if rank else str(name)
 
     def line_number(self, position: int) -> int:
-        return self.text.count("\n", 0, position) + 1
+        return self.text.count("\n", 0, position) + self.first_line

@@ -15,6 +15,7 @@ from planner.errors import InputError, Reason, Refusal
 from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
 from planner.memory.kv_cache import KVCachePlan, plan_kv_cache
+from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.memory.overhead import Overhead, available_error, overhead
 from planner.memory.quantization import Quantization
 from planner.memory.weights import StageWeights, stage_weights
@@ -239,8 +240,11 @@ def _estimate(
     last = len(stages) - 1
     beside = tuple(overhead(model, engine, last_stage=stage.pp_rank == last) for stage in stages)
     offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
-    requested, available = _available(gpu, engine, stages, beside, offloaded)
-    plan = plan_kv_cache(model, engine, gpu, available) if not _is_encoder_only(model) else None
+    requested, available = available_memory(gpu, engine, stages, beside, offloaded)
+    plan = None
+    if not _is_encoder_only(model):
+        own = checkpoint_kv_dtype(quantization.parameters, engine.vllm_version) if quantization is not None else None
+        plan = plan_kv_cache(model, engine, gpu, available, checkpoint_kv_dtype=own)
     ranks = tuple(
         Rank(
             pp_rank=stage.pp_rank,
@@ -254,7 +258,7 @@ def _estimate(
         )
     )
     failures = (
-        _not_free(gpu, engine, requested, memory_used)
+        not_free(gpu, engine, requested, memory_used)
         or ([plan.failure] if plan and plan.failure else [])
         or _does_not_load(requested, ranks, plan)
     )
@@ -275,10 +279,11 @@ def _estimate(
         available_range=(room - error, room + error),
         offloaded_bytes=offloaded,
         assumed=assumed,
+        warnings=plan.notes if plan else (),
     )
 
 
-def _available(
+def available_memory(
     gpu: Gpu, engine: Engine, stages: tuple[StageWeights, ...], overheads: tuple[Overhead, ...], offloaded: int
 ) -> tuple[int | None, list[int]]:
     """(requested bytes, bytes for KV cache per pipeline stage)."""
@@ -299,7 +304,7 @@ def _is_encoder_only(model: Model) -> bool:
     return all(layer.state is None for layer in model.layers)
 
 
-def _not_free(gpu: Gpu, engine: Engine, requested: int | None, used: int) -> list[Reason]:
+def not_free(gpu: Gpu, engine: Engine, requested: int | None, used: int) -> list[Reason]:
     """The check at start-up that so much is free as is requested (v1/worker/utils.py request_memory, 0.9 to 0.33)."""
     if requested is None or gpu.memory_bytes is None or engine.on_cpu or engine.vllm_version < (0, 9):
         return []

@@ -158,7 +158,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 # `--quantization X` on a bf16 checkpoint: quantized while loading.
 ONLINE = [
     "fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "mxfp8", "mxfp4", "int8_per_channel_weight_only",
-    "nvfp4_per_token", "experts_int8", "moe_wna16", "bitsandbytes", "gguf", "torchao",
+    "nvfp4_per_token", "experts_int8", "moe_wna16", "bitsandbytes", "gguf",
 ]  # fmt: skip
 
 EXPERT_PARALLEL = [

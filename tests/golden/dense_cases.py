@@ -677,6 +677,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "torch_dtype": "bfloat16",
     },
+    "qwen3-seqcls": DECODER
+    | {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "model_type": "qwen3",
+        "id2label": {"0": "a", "1": "b", "2": "c"},
+    },
+    "qwen3-reranker": DECODER
+    | {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "model_type": "qwen3",
+        "tie_word_embeddings": True,
+        "classifier_from_token": ["no", "yes"],
+        "method": "from_2_way_softmax",
+    },
+    "qwen3-model": DECODER | {"architectures": ["Qwen3Model"], "model_type": "qwen3"},
+    "llama-model": DECODER | {"architectures": ["LlamaModel"], "model_type": "llama"},
 }
 """By name."""
 PLAIN = ("google/gemma-3n-E2B-it", "google/gemma-3n-E4B-it")

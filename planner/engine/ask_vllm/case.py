@@ -318,7 +318,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     if not message and frames:
         message = linecache.getline(frames[-1].filename, frames[-1].lineno or 0).strip()
     ours = isinstance(error, _OURS) or any(word in message for word in _OUR_WORDS)
-    if isinstance(error, NotImplementedError) and "not supported for this model" in message:
+    if "not supported for this model" in message or message.startswith("Failed to find a kernel"):
         ours = False
     if isinstance(error, (AttributeError, KeyError, TypeError, IndexError)):
         ours = True  # vLLM's refusals are sentences

@@ -48,6 +48,20 @@ def _nvfp4_with_mla(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusa
     )
 
 
+def _on_cpu(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
+    """platforms/cpu.py get_attn_backend_cls; fp8 needs AVX-512 or AMX, which is not known here."""
+    plain = kv_cache_dtype in ("auto", "bfloat16", "float16")
+    mla = _uses_mla(model)
+    if not engine.on_cpu or plain or (kv_cache_dtype in ("fp8", "fp8_e4m3", "fp8_e5m2") and not mla):
+        return None
+    where = "MLA attention on CPU." if mla else "the CPU attention backend on this host."
+    return Refusal(
+        "kv_cache_dtype_needs_attention",
+        f"--kv-cache-dtype {kv_cache_dtype} is not supported by {where}",
+        "--kv-cache-dtype",
+    )
+
+
 def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
     dcp, tp = engine.decode_context_parallel_size, engine.tensor_parallel_size
     if dcp == 1 or _uses_mla(model):
@@ -91,5 +105,6 @@ RULES: tuple[tuple[tuple[int, ...], Check], ...] = (
     ((0, 10), _context_parallel),
     ((0, 24), _nvfp4_with_mla),
     ((0, 33), _other_float),
+    ((0, 20), _on_cpu),
 )
 """(first version, rule)."""

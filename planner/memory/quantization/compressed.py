@@ -292,11 +292,17 @@ def _default_strategy(group: int | None, dynamic: bool) -> str:
 def _scheme(weights: Arguments, inputs: Arguments | None, form: str) -> Scheme | None:
     """CompressedTensorsConfig._get_scheme_from_parts, in its order."""
     if weights.is_nvfp4:
-        return BlockFloat(width=4, group=16, scalars=1 if inputs is None else 4, expert_scalars=_NVFP4_EXPERT_SCALARS)
+        return BlockFloat(
+            width=4,
+            group=16,
+            scalars=1 if inputs is None else 4,
+            expert_scalars=_NVFP4_EXPERT_SCALARS,
+            expert_biases=False,
+        )
     if weights.is_mxfp4:
-        return BlockFloat(width=4, group=32, scalars=0)
+        return BlockFloat(width=4, group=32, scalars=0, expert_biases=False)
     if weights.is_mxfp8:
-        return BlockFloat(width=8, group=32, scalars=0)
+        return BlockFloat(width=8, group=32, scalars=0, expert_biases=False)
     if weights.type == "int" and weights.strategy in ("channel", "group") and form == "pack-quantized":
         return _packed(weights, inputs)
     if form not in _ACTIVATION_FORMATS or weights.bits != 8 or not weights.symmetric or weights.dynamic:
@@ -327,6 +333,7 @@ def _eight_bits(weights: Arguments, inputs: Arguments | None) -> Scheme | None:
             block=weights.block or (128, 128),
             weight_only=inputs is None,
             cutlass_experts=True,
+            expert_biases=False,
         )
     if weights.type == "int" and inputs is not None and weights.strategy in ("tensor", "channel"):
         if inputs.bits != 8 or inputs.strategy != ("tensor" if static else "token"):

@@ -42,7 +42,7 @@ class AwqCheckpoint(Quantization):
             raise InputError(f"{self.key('bits')} = {bits}: AWQ has 4 bits")
         key = "q_group_size" if "q_group_size" in self.parameters else "group_size"
         group = checked_group(self, self.integer(key), key)
-        return Awq(width=4, group=group, zero_points=self.flag("zero_point"), stores_zeros=True)
+        return Awq(width=4, group=group, zero_points=self.flag("zero_point"), stores_zeros=True, expert_biases=False)
 
     @cached_property
     def ignored(self) -> NameList:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from planner.memory.quantization import Facts, Quantization, Scheme, method
 from planner.memory.quantization.kernels import HOPPER
 from planner.memory.quantization.schemes import FP32, BlockFloat, Matrix, Named, Stack
-from planner.units import ceil_div, round_up
+from planner.units import round_up
 
 if TYPE_CHECKING:
     from planner.model.modules import Experts
@@ -44,9 +44,9 @@ class Mxfp4Experts(BlockFloat):
         yield "w13_weight", w13
         yield "w2_weight", w2
         yield from p.biases(bias_bytes)
-        # Triton's scale layout holds whole bytes of four groups on the contracted side.
-        down = round_up(ceil_div(p.width, 32), 4) if self.on_triton(s.capability) else p.width // 32
-        across = round_up(ceil_div(p.hidden, 32), 4) if self.on_triton(s.capability) else p.hidden // 32
+        # Hopper's scale layout holds whole runs of four groups on the contracted side.
+        run = 4 if self.on_triton(s.capability) and s.capability == HOPPER else 1
+        across, down = round_up(p.hidden // 32, run), round_up(p.width // 32, run)
         yield "w13_weight_scale", s.count * across * p.up
         yield "w2_weight_scale", s.count * down * p.hidden
 

@@ -180,23 +180,29 @@ class ModelOptCheckpoint(Quantization):
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
         scheme = self.linear_scheme(name, ())
         if isinstance(scheme, Fp8) and self.algo != "MIXED_PRECISION":
-            return Fp8(scales="tensor", static=True)  # ModelOptFp8MoEMethod knows no other FP8
+            return Fp8(scales="tensor", static=True, expert_biases=False)  # ModelOptFp8MoEMethod knows no other FP8
         return scheme
 
     def _scheme(self, algo: str) -> Scheme:
         match algo:
             case "FP8":
-                return Fp8(scales="tensor", static=True)
+                return Fp8(scales="tensor", static=True, expert_biases=False)
             case "FP8_PER_CHANNEL_PER_TOKEN":
-                return Fp8(scales="channel", has_marlin=False)
+                return Fp8(scales="channel", has_marlin=False, expert_biases=False)
             case "FP8_PB_WO" | "FP8_BLOCK_SCALES":
-                return Fp8(scales="block", must_divide="all inputs", whole_blocks=True, has_marlin=False)
+                return Fp8(
+                    scales="block", must_divide="all inputs", whole_blocks=True, has_marlin=False, expert_biases=False
+                )
             case "NVFP4":
-                return BlockFloat(width=4, group=self.group, scalars=4, expert_scalars=MODELOPT_EXPERT_SCALARS)
+                return BlockFloat(
+                    width=4, group=self.group, scalars=4, expert_scalars=MODELOPT_EXPERT_SCALARS, expert_biases=False
+                )
             case "W4A16_NVFP4":
-                return BlockFloat(width=4, group=self.group, scalars=1, expert_scalars=MODELOPT_EXPERT_SCALARS)
+                return BlockFloat(
+                    width=4, group=self.group, scalars=1, expert_scalars=MODELOPT_EXPERT_SCALARS, expert_biases=False
+                )
             case "MXFP8":
-                return BlockFloat(width=8, group=32, scalars=0)
+                return BlockFloat(width=8, group=32, scalars=0, expert_biases=False)
         raise InputError(f"{self.key('quantized_layers')}: unknown quant_algo {algo!r}")
 
 

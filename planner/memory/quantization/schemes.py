@@ -95,6 +95,8 @@ class Stored:
     """Compute capability x 10 below which vLLM refuses the layout."""
     bits: ClassVar[float]
     """Bits a weight takes, without its scales."""
+    expert_biases: bool = True
+    """False where the method has no biases for experts, not even for a model that has (gpt-oss)."""
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
         raise NotImplementedError
@@ -130,7 +132,7 @@ class Stored:
             2 if experts.gated else 1,
             experts.hidden,
             experts.local_intermediate(at),
-            experts.bias,
+            experts.bias and self.expert_biases,
             experts,
             at,
         )

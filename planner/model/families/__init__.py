@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from planner.errors import InputError
+from planner.errors import InputError, UnknownArchitectureError
 from planner.model.architecture import Model
 from planner.model.config import Config
 
@@ -31,6 +31,7 @@ _MODULES = (
     "encoder",
 )
 _registry: dict[str, Family] = {}
+_conversions: dict[str, Callable[[Family], Family]] = {}
 
 
 def family(*architectures: str) -> Callable[[Family], Family]:
@@ -40,6 +41,16 @@ def family(*architectures: str) -> Callable[[Family], Family]:
         for architecture in architectures:
             _registry[architecture] = build
         return build
+
+    return register
+
+
+def conversion(suffix: str) -> Callable[[Callable[[Family], Family]], Callable[[Family], Family]]:
+    """Register what makes SomethingSUFFIX of SomethingForCausalLM where no family names it."""
+
+    def register(convert: Callable[[Family], Family]) -> Callable[[Family], Family]:
+        _conversions[suffix] = convert
+        return convert
 
     return register
 
@@ -59,9 +70,10 @@ def build_model(config: Config, name: str) -> Model:
             '"architectures": ["LlamaForCausalLM"], or pass --hf-overrides with it'
         )
     for architecture in architectures:
-        if architecture in _registry:
-            return _registry[architecture](config, name)
-    raise InputError(
+        build = _registry.get(architecture) or _conversion(architecture)
+        if build is not None:
+            return build(config, name)
+    raise UnknownArchitectureError(
         f"{name}: unknown architecture {architectures[0]!r}; pass --ask-vllm to let an installed vLLM "
         "size it, or add it in planner/model/families"
     )
@@ -90,6 +102,15 @@ def build_text(config: Config, name: str) -> Model:
     if architecture not in _registry:
         raise config.error("model_type", f"= {kind!r} is not a text model the planner knows; pass --ask-vllm")
     return _registry[architecture](config, name)
+
+
+def _conversion(architecture: str) -> Family | None:
+    """How vLLM turns a text generation model into one for embedding or classification, by the name's ending."""
+    for suffix, convert in _conversions.items():
+        build = _registry.get(architecture.removesuffix(suffix) + "ForCausalLM")
+        if architecture.endswith(suffix) and build is not None:
+            return convert(build)
+    return None
 
 
 def _load() -> None:

@@ -378,9 +378,7 @@ def for_pooling(model: Model) -> Model:
     def kept(modules: tuple[Module, ...]) -> tuple[Module, ...]:
         return tuple(module for module in modules if not isinstance(module, LmHead))
 
-    return replace(
-        model, last=kept(model.last), everywhere=kept(model.everywhere), tied=(), is_pooling=True
-    )
+    return replace(model, last=kept(model.last), everywhere=kept(model.everywhere), is_pooling=True)
 
 
 def kv_state(d: Dims, sliding_window: int | None = None) -> LayerState:

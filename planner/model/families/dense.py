@@ -149,11 +149,6 @@ def qwen2_model(config: Config, name: str) -> Model:
     return headless(config, name, qwen2)
 
 
-@family("Qwen3Model")
-def qwen3_model(config: Config, name: str) -> Model:
-    return headless(config, name, qwen3)
-
-
 @family(
     "LlamaForCausalLM",
     "LLaMAForCausalLM",

@@ -8,13 +8,14 @@ from typing import Any
 
 from planner.model.architecture import Layer, Model
 from planner.model.config import Config
-from planner.model.families import family
+from planner.model.families import Family, conversion, family
 from planner.model.families.common import (
     Dims,
     Rope,
     config_dtype,
     context_length,
     dims,
+    for_pooling,
     gated_mlp,
     layer_types,
     norm,
@@ -42,6 +43,38 @@ def _labels(config: Config) -> int:
     if config.has("id2label"):
         return len(config.section("id2label").values)
     return config.int("num_labels", default=2)
+
+
+# --- text generation models, converted (models/adapters.py, 0.33) ---------------------------------------------------
+
+
+@conversion("Model")
+def embedder(build: Family) -> Family:
+    """as_embedding_model: the decoder without its head."""
+    return lambda config, name: for_pooling(build(config, name))
+
+
+@conversion("ForSequenceClassification")
+def classifier(build: Family) -> Family:
+    """as_seq_cls_model: a `score` for each label instead of the head, on every pipeline stage."""
+
+    def built(config: Config, name: str) -> Model:
+        model = for_pooling(build(config, name))
+        score = _head("score", _score_labels(config), model.hidden_size, bias=False)
+        return replace(model, everywhere=(*model.everywhere, *score))
+
+    return built
+
+
+def _score_labels(config: Config) -> int:
+    """Labels, or the tokens that `method` makes the scores of (SequenceClassificationConfig)."""
+    if not config.has("method"):
+        return _labels(config)
+    tokens = config.strs("classifier_from_token")
+    return 1 if config.str("method") == "from_2_way_softmax" else len(tokens)
+
+
+# --- BERT and other encoders ---------------------------------------------------------------------------------------
 
 
 def encoder(
@@ -73,9 +106,6 @@ def encoder(
         is_pooling=True,
         **{"max_position": context_length(config), **others},
     )
-
-
-# --- BERT and RoBERTa ----------------------------------------------------------------------------------------------
 
 
 def _bert(config: Config, name: str, root: str, head: Sequence[Module] = (), **others: Any) -> Model:
