@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_without_the_flag_the_error_names_it(folder: Path):
-    with pytest.raises(InputError, match="PanguEmbeddedForCausalLM.*--ask-vllm"):
+    with pytest.raises(InputError, match=r"PanguEmbeddedForCausalLM.*--ask-vllm"):
         prepare({"model": str(folder), "gpu": "L4"})
 
 
@@ -41,4 +41,7 @@ def test_vllms_own_classes_answer(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert asked["status"] == "fits"
     assert asked["memory"]["weights_bytes"] == known["memory"]["weights_bytes"]
     assert asked["memory"]["model_loading_bytes"] == known["memory"]["model_loading_bytes"]
+    # vLLM looks no further than the length asked for; the planner says what would fit.
+    assert asked["kv_cache"].pop("max_model_len_that_fits") == 8192
+    assert known["kv_cache"].pop("max_model_len_that_fits") == LLAMA["max_position_embeddings"]
     assert asked["kv_cache"] == known["kv_cache"]

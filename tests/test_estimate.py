@@ -100,9 +100,13 @@ def test_a_batch_answers_every_line_in_order():
         ({"max_model_len": 200_000}, "max_model_len_too_large", "--max-model-len"),
         ({"gpu": "T4", "dtype": "bfloat16"}, "dtype_needs_capability", "--dtype"),
         ({"pipeline_parallel_size": 64}, "pp_exceeds_layers", "--pipeline-parallel-size"),
+        ({"model": "Qwen/Qwen2.5-7B-Instruct-AWQ", "gpu": "V100"}, "quantization_needs_capability", "--quantization"),
+        ({"model": "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit"}, "unknown_quantization", "--quantization"),
+        ({"model": "baichuan-inc/Baichuan2-7B-Chat", "max_model_len": 4096}, "architecture_gone", None),
+        ({"model": "openai/gpt-oss-20b", "vllm_version": "0.9.2"}, "architecture_unknown_to_version", None),
     ],
 )
-def test_refusals_are_answers(changes: dict[str, object], code: str, flag: str):
+def test_refusals_are_answers(changes: dict[str, object], code: str, flag: str | None):
     result = answer({**LLAMA, **changes})
     assert result["status"] == "refused"
     assert (result["reasons"][0]["code"], result["reasons"][0]["flag"]) == (code, flag)

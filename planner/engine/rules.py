@@ -6,9 +6,13 @@ planner/memory/quantization) and raise the same Refusal.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 from planner.engine.defaults import Engine
+from planner.engine.version import parse_version
 from planner.errors import Refusal
 from planner.hardware.catalogue import Gpu
 from planner.memory.quantization import Quantization
@@ -62,4 +66,39 @@ def _quantization_capability(model: Model, gpu: Gpu, engine: Engine, quantizatio
     )
 
 
-RULES: tuple[Rule, ...] = (_capability, _heads, _layers, _quantization_capability)
+def _architecture(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """models/registry.py: what this version knows no more, or not yet.
+
+    What has no class of its own can still run through Transformers where it is plain; experts, recurrent layers and
+    towers cannot in the versions before theirs.
+    """
+    last = _architectures()["last_in"].get(model.architecture)
+    if last is not None and engine.vllm_version > parse_version(last):
+        raise Refusal(
+            "architecture_gone",
+            f"Model architecture {model.architecture} was supported in vLLM until v{last}, and is not supported "
+            "anymore. Please use an older version of vLLM if you want to use this model architecture.",
+        )
+    absent = _architectures()["not_yet_in"].get(model.architecture)
+    special = model.is_moe or model.is_hybrid or model.is_multimodal
+    if absent is not None and special and engine.vllm_version <= parse_version(absent):
+        raise Refusal(
+            "architecture_unknown_to_version",
+            f"Model architectures ['{model.architecture}'] are not supported for now.",
+        )
+
+
+@cache
+def _architectures() -> dict[str, dict[str, str]]:
+    """Made by tools/make_architectures.py from vLLM's wheels."""
+    path = Path(__file__).parent / "data" / "architectures.json"
+    table: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
+def _quantization_version(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    if quantization is not None:
+        quantization.check_version(engine.vllm_version)
+
+
+RULES: tuple[Rule, ...] = (_capability, _architecture, _heads, _layers, _quantization_version, _quantization_capability)

@@ -275,11 +275,11 @@ def _estimate(
         overheads=beside,
         ranks=ranks,
         kv_cache=plan,
-        basis=_basis(model, engine, beside[-1], assumed),
+        basis=_basis(model, engine, quantization, beside[-1], assumed),
         available_range=(room - error, room + error),
         offloaded_bytes=offloaded,
         assumed=assumed,
-        warnings=plan.notes if plan else (),
+        warnings=(*(plan.notes if plan else ()), *(quantization.notes if quantization else ())),
     )
 
 
@@ -338,9 +338,12 @@ def _does_not_load(requested: int | None, ranks: tuple[Rank, ...], plan: KVCache
     ]
 
 
-def _basis(model: Model, engine: Engine, beside: Overhead, assumed: dict[str, str]) -> dict[str, str]:
+def _basis(
+    model: Model, engine: Engine, quantization: Quantization | None, beside: Overhead, assumed: dict[str, str]
+) -> dict[str, str]:
     given = engine.kv_cache_memory_bytes is not None or engine.on_cpu
-    basis = {"weights": "assumed" if model.notes else "exact"}
+    inexact = bool(model.notes) or (quantization is not None and (quantization.assumed or not quantization.exact))
+    basis = {"weights": "assumed" if inexact else "exact"}
     for term in ("activation_peak", "non_torch", "cuda_graph"):
         nothing = engine.on_cpu or (term == "cuda_graph" and engine.enforce_eager)
         basis[term] = "exact" if nothing else beside.basis[term]
