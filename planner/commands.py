@@ -82,11 +82,7 @@ def print_curve(inputs: Inputs, sessions: int | None, form: str) -> int:
     """`vllm-fit estimate --curve` and `--sessions`: 0 when there is any context that fits."""
     from planner.planning.curve import curve, longest_for
 
-    if sessions is not None:
-        longest = longest_for(inputs, sessions)
-        points = (longest,) if longest is not None else ()
-    else:
-        points = curve(inputs)
+    points = curve(inputs) if sessions is None else tuple(filter(None, [longest_for(inputs, sessions)]))
     if form == "json":
         click.echo(json.dumps([point.to_dict() for point in points], indent=2))
     elif points:

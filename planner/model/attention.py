@@ -88,7 +88,7 @@ class RecurrentState:
     """The fixed-size state of a Mamba, gated-delta-net, linear-attention or short-convolution layer (MambaSpec)."""
 
     type: str
-    """mamba1, mamba2, gdn_attention, kda, linear_attention, short_conv …: vLLM's mamba_type, and kda for Kimi's delta net."""
+    """vLLM's mamba_type: mamba1, mamba2, gdn_attention, linear_attention, short_conv …; kda for Kimi's delta net."""
     states: tuple[StateShape, ...]
 
     def nbytes(

@@ -338,7 +338,7 @@ class AttentionScales:
     group: Group = "attention"
     parameters: int = field(default=0, init=False)
 
-    def tensors(self, at: Placement) -> Iterator[Tensor]:
+    def tensors(self, at: Placement) -> Iterator[Tensor]:  # noqa: ARG002 - the same wherever it is
         for scale in ("_k_scale", "_v_scale", "_q_scale", "_prob_scale"):
             yield Tensor(f"{self.name}.{scale}", 4, "buffer")
         for scale in ("_k_scale_cpu", "_v_scale_cpu"):
