@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from planner.engine import enginelog
@@ -10,7 +12,7 @@ from planner.engine.measure import Load, LoadResult, Measurement, Summary
 LOAD = Load(concurrency=2, input_len=10, output_len=3, rounds=2)
 
 
-def round_(duration_s: float, *requests: tuple[float, list[float]]) -> dict[str, object]:
+def round_(duration_s: float, *requests: tuple[float, list[float]]) -> dict[str, Any]:
     return {
         "event": "round",
         "number": 1,
@@ -49,7 +51,7 @@ def test_summary_of_one_value():
     assert Summary.of([0.25]) == Summary(mean=250, p50=250, p90=250, p99=250)
 
 
-def rank(number: int, available: int, loaded: list[dict[str, int]] | None) -> dict[str, object]:
+def rank(number: int, available: int, loaded: list[dict[str, int]] | None) -> dict[str, Any]:
     return {
         "rank": number,
         "loaded": loaded,
@@ -65,7 +67,7 @@ def rank(number: int, available: int, loaded: list[dict[str, int]] | None) -> di
 
 def test_measurement_of_unequal_ranks():
     draft = {"parameters": 10, "buffers": 0}
-    events = [
+    events: list[dict[str, Any]] = [
         {
             "event": "engine",
             "startup_s": 3.0,

@@ -195,6 +195,18 @@ FAILURES: tuple[Failure, ...] = (
     ),
     # --- the model
     Failure(
+        code="architecture_not_inspected",
+        about="model",
+        signs=(
+            _s("failed to be inspected", r"Model architectures \[(?P<what>[^\]]{0,200})\] failed to be inspected"),
+            _s("Error in inspecting model architecture", r"inspecting model architecture '(?P<what>\w{1,100})'"),
+        ),
+        cause="vLLM has the architecture {what}, but importing its code failed: this installation is broken.",
+        fix="The import error is above in the log, mostly a missing or mismatched package (transformers, torch, "
+        "flash-attn); install vLLM anew in an environment of its own.",
+        mirrors="model_executor/models/registry.py 0.6-0.33",
+    ),
+    Failure(
         code="architecture_unknown",
         about="model",
         signs=(
@@ -218,18 +230,6 @@ FAILURES: tuple[Failure, ...] = (
         cause="vLLM {version} does not know the architecture {what}.",
         fix="Use a vLLM that has it (newer as a rule; the message says which, where it was removed).",
         mirrors="model_executor/models/registry.py 0.6-0.33; model_loader/utils.py 0.8-0.10",
-    ),
-    Failure(
-        code="architecture_not_inspected",
-        about="model",
-        signs=(
-            _s("failed to be inspected", r"Model architectures \[(?P<what>[^\]]{0,200})\] failed to be inspected"),
-            _s("Error in inspecting model architecture", r"inspecting model architecture '(?P<what>\w{1,100})'"),
-        ),
-        cause="vLLM has the architecture {what}, but importing its code failed: this installation is broken.",
-        fix="The import error is above in the log, mostly a missing or mismatched package (transformers, torch, "
-        "flash-attn); install vLLM anew in an environment of its own.",
-        mirrors="model_executor/models/registry.py 0.6-0.33",
     ),
     Failure(
         code="model_type_unknown",
