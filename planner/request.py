@@ -18,7 +18,7 @@ from planner import strict_json
 from planner.engine.args import EngineArgs
 from planner.engine.defaults import Usage
 from planner.engine.version import NEWEST, VllmVersion, parse_version
-from planner.errors import InputError, UnknownArchitectureError
+from planner.errors import InputError, Reason, Refusal, UnknownArchitectureError
 from planner.hardware.catalogue import Gpu, find_gpu, with_memory
 from planner.memory.budget import Estimate, estimate
 from planner.memory.quantization import Quantization, quantization
@@ -83,6 +83,8 @@ class Inputs:
     checkpoint: CheckpointFacts | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
 
+    refused: Reason | None = None
+    """vLLM would not take the quantization, whatever the card."""
     ask_vllm: bool = False
     """No family describes the architecture: an installed vLLM's own classes are asked instead."""
 
@@ -93,9 +95,11 @@ class Inputs:
             from planner.asking import estimate_by_asking
 
             return estimate_by_asking(replace(self, args=args))
-        quant = self.quantization
+        quant, refused = self.quantization, self.refused
         if args.get("quantization") != self.args.get("quantization"):
-            quant = _quantization(self.model, self.loaded, args, self.what_if_quantization)
+            quant, refused = _quantization(self.model, self.loaded, args, self.what_if_quantization)
+        if refused is not None:
+            return Estimate(status="refused", reasons=(refused,), model=self.model, gpu=self.gpu, engine=None)
         return estimate(
             self.model,
             self.gpu,
@@ -153,7 +157,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     else:
         raise InputError("model: missing; pass a catalogue name, a folder, a config.json or a Hub id")
     what = _text(request, "what_if_quantization")
-    quant = None if asks else _quantization(model, loaded, args, what)
+    quant, refused = (None, None) if asks else _quantization(model, loaded, args, what)
     if what is not None:
         assumed = {**assumed, "weights": f"as a {what} checkpoint made with the usual recipe"}
     return Inputs(
@@ -172,6 +176,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         checkpoint=_checkpoint(loaded),
         assumed=assumed,
         ask_vllm=asks,
+        refused=refused,
     )
 
 
@@ -210,8 +215,8 @@ def _model(source: str, revision: str | None, overrides: Mapping[str, Any]) -> t
         # A path may change between two requests of one process; a catalogue name cannot.
         return _catalogue_model(source, revision) if not _on_disk(source) else _read_model(source, revision)
     loaded = load_config(source, revision=revision)
-    config = Config(_merged(loaded.values, overrides), where=loaded.where)
-    return loaded, build_model(config, loaded.name)
+    loaded = replace(loaded, values=_merged(loaded.values, overrides))
+    return loaded, build_model(loaded.config, loaded.name)
 
 
 def _described(source: str, args: EngineArgs, *, ask: bool) -> tuple[LoadedConfig, Model, bool]:
@@ -272,10 +277,17 @@ def _from_numbers(
     return None, model, {"weights": "; ".join(assumed)} if assumed else {}
 
 
-def _quantization(model: Model, loaded: LoadedConfig | None, args: EngineArgs, what: str | None) -> Quantization | None:
-    """The checkpoint's own quantization, the one asked for on the command line, or a what-if."""
-    if what is not None:
-        return what_if(model, what)
+def _quantization(
+    model: Model, loaded: LoadedConfig | None, args: EngineArgs, what: str | None
+) -> tuple[Quantization | None, Reason | None]:
+    """The checkpoint's own quantization, the one asked for, or a what-if; and vLLM's reason to refuse it, if any."""
+    try:
+        return (what_if(model, what) if what is not None else _of_config(model, loaded, args)), None
+    except Refusal as refusal:
+        return None, refusal.reason
+
+
+def _of_config(model: Model, loaded: LoadedConfig | None, args: EngineArgs) -> Quantization | None:
     requested = args.get("quantization")
     parameters = None
     if loaded is not None:

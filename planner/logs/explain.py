@@ -39,7 +39,7 @@ class Explanation:
         diagnosis, estimate = self.diagnosis, self.estimate
         if estimate is None or self.outcome.word == "unknown":
             return None
-        if diagnosis is None:
+        if diagnosis is None or self.outcome.word == "started":
             return estimate.fits
         if diagnosis.about not in ("memory", "flags") or diagnosis.code in _NOT_FORESEEABLE:
             return None

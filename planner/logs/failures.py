@@ -83,9 +83,13 @@ def outcome(facts: Facts, log: Log) -> Outcome:
     """What became of the launch. What an engine survived on its way is no failure."""
     start = _start(log)
     diagnosis = _diagnose(facts, log, start)
-    if diagnosis is not None:
-        return Outcome(word="failed", diagnosis=diagnosis)
-    return Outcome(word="unknown" if start is None else "started")
+    if diagnosis is None:
+        return Outcome(word="unknown" if start is None else "started")
+    serves_on = start is not None and start.serving and diagnosis.code in _SERVES_ON
+    return Outcome(word="started" if serves_on else "failed", diagnosis=diagnosis)
+
+
+_SERVES_ON = frozenset(failure.code for failure in FAILURES if not failure.ends_engine)
 
 
 @dataclass(frozen=True)

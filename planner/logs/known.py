@@ -37,7 +37,9 @@ class Failure:
     fix: str
     flag: str | None = None
     after_start: bool = False
-    """Whether it also ends, or disturbs, an engine that has started."""
+    """Whether it also happens to an engine that has started."""
+    ends_engine: bool = True
+    """Whether the engine ends with it; False: requests fail, and it serves on."""
     mirrors: str = ""
 
 
@@ -302,6 +304,7 @@ FAILURES: tuple[Failure, ...] = (
         about="model",
         flag="--chat-template",
         after_start=True,
+        ends_engine=False,
         signs=(
             _s("default chat template is no longer allowed"),
             _s(
@@ -557,6 +560,7 @@ FAILURES: tuple[Failure, ...] = (
         code="lora_rank",
         about="flags",
         flag="--max-lora-rank",
+        ends_engine=False,
         signs=(_s("is greater than max_lora_rank", r"LoRA rank (?P<rank>\d{1,6}) is greater than max_lora_rank"),),
         cause="The LoRA adapter has rank {rank}, more than the slots that vLLM prepared.",
         fix="Add --max-lora-rank {rank} (memory for every slot grows with it).",
@@ -762,9 +766,8 @@ FAILURES: tuple[Failure, ...] = (
         code="main_guard",
         about="python",
         signs=(
-            _s("before the current process has finished its bootstrapping phase"),
-            _s("freeze_support()"),
             _s("process has finished its bootstrapping phase"),
+            _s("freeze_support()"),
             _s("Cannot re-initialize CUDA in forked subprocess"),
         ),
         cause="vLLM starts its workers as new processes, which import your script again.",

@@ -55,6 +55,8 @@ def ask(facts: Facts, overrides: Mapping[str, Any], diagnosis: Diagnosis | None)
     if left_out:
         draft.notes.append(f"not taken over into the prediction: {', '.join(left_out[:8])}")
     inferred = _inferred_args(facts, given)
+    if draft.request.get("gpu", overrides.get("gpu")) == "cpu":
+        inferred |= _cpu_cache(facts, given)
     memory = _memory(facts, diagnosis)
     request = {**inferred, **given, **memory, **draft.request}
     request |= {name: value for name, value in overrides.items() if value is not None}
@@ -73,10 +75,16 @@ def predict(asked: Asked) -> tuple[Inputs, Estimate]:
         raise InputError(f"the log does not say enough: {'; '.join(asked.missing)}")
     request = dict(asked.request)
     resolved = request.pop("quantization", None) if "quantization" in asked.inferred else None
-    inputs = prepare(request)
-    if resolved is not None and inputs.quantization is None:
-        inputs = prepare({**request, "quantization": resolved})
-    return inputs, inputs.estimate()
+    try:
+        inputs = prepare(request)
+        if resolved is not None and inputs.quantization is None:
+            inputs = prepare({**request, "quantization": resolved})
+        return inputs, inputs.estimate()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A log is written by anybody: values of a kind that vLLM itself would never have printed.
+        raise InputError(
+            f"the arguments in the log make no sense ({printable(error, 120)}); pass the right ones"
+        ) from error
 
 
 # --- model, card, version ------------------------------------------------------------------------------------------
@@ -205,6 +213,14 @@ def _inferred_args(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             args[name] = kind(value)
     return {name: value for name, value in args.items() if name not in given and _is_legal(name, value)}
+
+
+def _cpu_cache(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A CPU engine's KV cache has the size it was given; the log prints it."""
+    room = facts.value("available_kv_gib")
+    if room is None or room <= 0 or "kv_cache_memory_bytes" in given:
+        return {}
+    return {"kv_cache_memory_bytes": round(room * GIB)}
 
 
 def _dtype(name: str) -> str:

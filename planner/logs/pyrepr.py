@@ -7,6 +7,7 @@ What vLLM prints of its engine args is not JSON and not always Python either (`<
 from __future__ import annotations
 
 import ast
+import math
 import re
 from typing import Any
 
@@ -217,4 +218,7 @@ class _Reader:
 def _number(text: str) -> int | float:
     if text.lstrip("-").isdecimal():
         return int(text)
-    return float(text)
+    number = float(text)
+    if math.isinf(number):
+        raise UnreadableError
+    return number

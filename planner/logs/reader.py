@@ -262,6 +262,15 @@ _TEXTS: tuple[tuple[str, Pattern], ...] = (
     ("gpu", _p("Your device '", r"Your device '(?P<x>[^'\n]{3,60})'", "config.py 0.9")),
     ("gpu", _p("GPU 0: ", r"GPU 0: (?P<x>[A-Z][\w .-]{2,60}?)(?: \(UUID|\s*$)", "collect_env.py, nvidia-smi -L")),
     ("gpu", _p("|   0  ", r"\|   0  (?P<x>[A-Z][\w .-]{2,40}?) +(?:On|Off) +\|", "nvidia-smi")),
+    (
+        "gpu",
+        _p(
+            " with CUDA capability",
+            r"(?P<x>NVIDIA [\w .-]{2,60}?) with CUDA capability sm_",
+            "torch/cuda/__init__.py: the warning of a build without kernels for the card",
+        ),
+    ),
+    ("gpu", _p("detected platform cpu", r"detected platform (?P<x>cpu)\b", "platforms/__init__.py")),
 )
 """What is text: the first that is found wins."""
 

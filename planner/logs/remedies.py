@@ -110,18 +110,15 @@ Lever = Callable[[Case], Iterator[tuple[dict[str, Any], str]]]
 def _shorter(case: Case) -> Iterator[tuple[dict[str, Any], str]]:
     """The longest request that fits: vLLM's own figure where it printed one."""
     printed = case.facts.value("est_max_model_len")
-    length = int(printed) if printed else 0
-    if length <= 0 and case.base.ranks:
-        length = _length_that_fits(case)
-    if length > 0:
-        yield {"max_model_len": length}, "the longest request that fits"
-        block = case.base.kv_cache.block_size if case.base.kv_cache else 16
-        for blocks in (1, 2):
-            if length > blocks * block:
-                yield {"max_model_len": length - blocks * block}, "the longest request that fits"
+    for length in (int(printed or 0), _length_that_fits(case)):
+        if length > 0:
+            yield {"max_model_len": length}, "the longest request that fits"
 
 
 def _length_that_fits(case: Case) -> int:
+    """From the printed memory, rounded down: a block or two less than vLLM itself says."""
+    if not case.base.ranks:
+        return 0
     room = _available(case.base) + case.shift
     if room <= 0:
         return 0

@@ -16,7 +16,7 @@ def explanation_text(explanation: Explanation) -> str:
     """The verdict, why and what to do, then the figures."""
     parts = [
         [_headline(explanation)],
-        _diagnosis_lines(explanation),
+        _diagnosis_lines(explanation) + _foreseen_lines(explanation),
         _remedy_lines(explanation),
         _figure_lines(explanation),
         _closing_lines(explanation),
@@ -43,21 +43,32 @@ def _diagnosis_lines(explanation: Explanation) -> list[str]:
     diagnosis = explanation.diagnosis
     if diagnosis is None:
         return []
+    title = "Why it failed" if explanation.outcome.word == "failed" else "What went wrong"
     who = f", {printable(diagnosis.process, 60)}" if diagnosis.process else ""
-    lines = [f"Why it failed (line {diagnosis.line}{who})"]
+    lines = [f"{title} (line {diagnosis.line}{who})"]
     lines += _wrapped(diagnosis.cause)
     if diagnosis.sentence:
         lines += _wrapped(f"The log: {diagnosis.sentence}")
     lines += _wrapped(f"What to do: {diagnosis.fix}")
-    if explanation.foreseen is not None:
-        lines.append(f"  vllm-fit predicts {'this' if explanation.foreseen else 'that it would start'}.")
     return lines
+
+
+def _foreseen_lines(explanation: Explanation) -> list[str]:
+    """Whether the planner would have said so: always of a failure, of a start only where it would not."""
+    if explanation.foreseen is None or explanation.estimate is None:
+        return []
+    if explanation.outcome.word == "failed":
+        return [f"  vllm-fit predicts {'this' if explanation.foreseen else 'that it would start'}."]
+    if explanation.foreseen:
+        return []
+    reason = explanation.estimate.reasons[0].message if explanation.estimate.reasons else ""
+    return _wrapped(f"vllm-fit predicts that it would not start: {printable(reason, 600)}")
 
 
 def _remedy_lines(explanation: Explanation) -> list[str]:
     if not explanation.remedies:
         return []
-    return ["Any one of these makes it fit", *(_remedy(remedy) for remedy in explanation.remedies)]
+    return ["Any one of these would do", *(_remedy(remedy) for remedy in explanation.remedies)]
 
 
 def _remedy(remedy: Remedy) -> str:
@@ -69,7 +80,7 @@ def _remedy(remedy: Remedy) -> str:
 def _figure_lines(explanation: Explanation) -> list[str]:
     if not explanation.comparisons:
         return []
-    lines = [f"  {'':38}{'printed':>14}{'predicted':>14}   difference"]
+    lines = [f"  {'':42}{'printed':>14}{'predicted':>14}   difference"]
     return [*lines, *(_row(row) for row in explanation.comparisons)]
 
 
@@ -82,10 +93,15 @@ def _row(row: Comparison) -> str:
     elif abs(difference) < 0.005:
         told = "equal"
     else:
-        share = f" ({100 * difference / float(row.predicted or 0):+.1f} %)" if row.predicted else ""
+        share = _share(difference, row.predicted)
         told = f"{difference:+,.{_decimals(row.unit)}f}{share}"
     basis = f"  [{row.basis}]" if row.basis and row.predicted is not None else ""
-    return f"  {name:38}{printed:>14}{predicted:>14}   {told}{basis}".rstrip()
+    return f"  {name:42}{printed:>14}{predicted:>14}   {told}{basis}".rstrip()
+
+
+def _share(difference: float, predicted: float | str | None) -> str:
+    share = 100 * difference / predicted if isinstance(predicted, int | float) and predicted else 0.0
+    return f" ({share:+.1f} %)" if abs(share) >= 0.05 else ""
 
 
 def _decimals(unit: str) -> int:

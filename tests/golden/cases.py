@@ -323,12 +323,12 @@ def phases(models: list[str]) -> dict[str, list[Case]]:
         "quantized": quantized(),
         "own-tp4": own(models, [4]),
         "own-tp8": own(models, [8]),
-        "kv-fp8": fp8_kv(models, [1, 2, 4, 8]),
-        "quantized-elsewhere": quantized_elsewhere(),
         "expert-parallel": expert_parallel(),
+        "dtypes": dtypes(),
+        "quantized-elsewhere": quantized_elsewhere(),
+        "kv-fp8": fp8_kv(models, [1, 2, 4, 8]),
         "own-pp2": own(models, [1, 2, 4, 8], pp=2),
         "kv-samples": kv_samples(),
-        "dtypes": dtypes(),
         "quantized-wide": quantized_wide(),
     }
     seen: set[str] = set()

@@ -696,7 +696,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """By name."""
 PLAIN = ("google/gemma-3n-E2B-it", "google/gemma-3n-E4B-it")
-"""Catalogue models that need timm beside vLLM."""
+"""Catalogue models that need timm and torchvision beside vLLM."""
 ARGS: tuple[dict[str, Any], ...] = (
     {},
     {"tensor_parallel_size": 2},

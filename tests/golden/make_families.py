@@ -2,7 +2,7 @@
 
     python tests/golden/make_families.py [dense] --python VENV/bin/python --source SRC
 
-`dense` asks for the models of dense_cases.py; Gemma 3n needs timm on PYTHONPATH.
+`dense` asks for the models of dense_cases.py; Gemma 3n needs timm and torchvision on PYTHONPATH.
 
 A row: {"model", "args", "vllm", "stages": [[total, parameters and buffers, allocator blocks], …]} for one H100 rank of
 each pipeline stage, or {"model", "args", "vllm", "error": vLLM's sentence}.

@@ -22,7 +22,7 @@ import torch
 from . import kv_plan, meta_tensors, weights
 
 # Errors that say something about this tool or this machine, not about what vLLM does on a GPU.
-_OURS = (ImportError, NotImplementedError, MemoryError)
+_OURS = (ImportError, MemoryError)
 _OUR_WORDS = (
     "contains custom code",
     "does not recognize this architecture",
@@ -38,7 +38,7 @@ _OUR_WORDS = (
     "meta tensor",
     "on meta",
     "device type meta",
-    "Meta backend",
+    "'Meta' backend",
     "requires the timm library",
     "is not installed",
 )

@@ -6,7 +6,7 @@ Vision-language Gemmas (vision.py) are these with a tower.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from planner.errors import InputError
@@ -19,6 +19,7 @@ from planner.model.families.common import (
     alternating,
     decoder,
     dims,
+    for_pooling,
     gated_mlp,
     kv_state,
     layer_types,
@@ -56,7 +57,13 @@ def gemma2(config: Config, name: str) -> Model:
     return _gemma(config, name, FOUR_NORMS, local=local, tie=True)
 
 
-@family("Gemma3ForCausalLM", "Gemma3TextModel")
+@family("Gemma3TextModel")
+def embedding_gemma(config: Config, name: str) -> Model:
+    """Gemma3Model of models/gemma3.py, for embeddings (EmbeddingGemma)."""
+    return replace(for_pooling(gemma3(config, name)), supports_pp=False)
+
+
+@family("Gemma3ForCausalLM")
 def gemma3(config: Config, name: str) -> Model:
     """models/gemma3.py: every sixth layer attends fully, with a rotary cache of its own; norms on q and k."""
     layers = config.int("num_hidden_layers")
