@@ -58,7 +58,12 @@ def rows(wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
     """Unquantized rows of dense.jsonl.gz and weights.jsonl.gz whose models are built in a wanted module."""
     found = []
     for row in (*_lines("dense.jsonl.gz"), *_lines("weights.jsonl.gz")):
-        if set(row["args"]) - PARALLEL or row.get("gpu", "h100") != "h100" or row.get("recipe"):
+        if (
+            set(row["args"]) - PARALLEL
+            or row.get("gpu", "h100") != "h100"
+            or row.get("recipe")
+            or row.get("quantization")
+        ):
             continue
         values = config_of(row["model"])
         if _quantized(values) or not wanted(module_of(row["model"])):

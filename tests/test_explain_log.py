@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import time
@@ -13,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.logs import Explanation, default_store, explain, explanation_text, read_log, save
-from planner.logs import pyrepr
+from planner.logs import Explanation, default_store, explain, explanation_text, pyrepr, read_log, save
 from planner.logs.failures import outcome
 from planner.logs.known import FAILURES, PLACES
 from planner.logs.reader import FIGURES, read
@@ -137,7 +137,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "usage": "offline",
         "architecture": "LlamaForCausalLM",
         "max_num_batched_tokens": 16384,
-        "args": {"max_model_len": 4096, "disable_log_stats": True, "model": LLAMA},
+        "args": {"max_model_len": 4096},
         "free_gib_on_start": 78.66,
         "device_total_gib": 79.19,
         "requested_gib": 71.27,
@@ -253,28 +253,14 @@ def test_figures_are_read(name: str) -> None:
     }
     for key, wanted in FACTS[name].items():
         if key == "args":
-            given = {arg: value for arg, value in facts.args.items() if arg in wanted or wanted == {}}
-            assert {k: v for k, v in given.items() if k not in _ALWAYS} == {
-                k: v for k, v in wanted.items() if k not in _ALWAYS
-            }
+            assert {name: value for name, value in facts.args.items() if name not in _ALWAYS} == wanted
         elif key in told:
             assert told[key] == wanted, key
         else:
             assert facts.value(key) == pytest.approx(wanted), key
 
 
-_ALWAYS = (
-    "model",
-    "model_tag",
-    "subparser",
-    "uvicorn_log_level",
-    "allowed_origins",
-    "allowed_methods",
-    "port",
-    "allowed_headers",
-    "response_role",
-    "guided_decoding_backend",
-)
+_ALWAYS = ("model", "model_tag", "guided_decoding_backend", "disable_log_stats")
 
 
 def test_every_fixture_is_looked_at() -> None:
@@ -289,7 +275,7 @@ def test_the_smallest_cache_and_its_rank_are_taken() -> None:
     assert facts.figures["non_torch_gib"].process is None
     ranks, _ = read(text_of("v0.11.0_tp2_started"))
     assert ranks.figures["available_kv_gib"].process == "Worker_TP0"
-    assert ranks.figures["available_kv_gib"].ranks == 4  # two lines a rank, of which one counts bytes
+    assert ranks.figures["available_kv_gib"].ranks == 2
 
 
 # --- why it failed -------------------------------------------------------------------------------------------------
@@ -367,10 +353,10 @@ def test_diagnosis(name: str) -> None:
     assert details.items() <= diagnosis.details.items()
     assert diagnosis.cause.endswith(".")
     assert diagnosis.fix
-    assert "?" not in diagnosis.cause or not details
+    assert "?" not in diagnosis.cause
     assert diagnosis.sentence
-    line = normalised(text_of(name)).split("\n")[diagnosis.line - 1]
-    assert diagnosis.sentence[:20].split("\\n")[0][:12] in line or code == "unknown"
+    line = " ".join(normalised(text_of(name)).split("\n")[diagnosis.line - 1].split())
+    assert diagnosis.sentence[:12] in line or code == "unknown"
 
 
 @pytest.mark.parametrize("name", STARTED)
@@ -820,39 +806,30 @@ def test_of_a_huge_file_head_and_tail_are_read(tmp_path: Path) -> None:
     assert (facts.version, facts.value("available_kv_gib")) == ("0.12.0", 4.41)
 
 
+_UNITS = (
+    "x", "( pid=1) ", "Error: ", "{'a': ", "non-default args: {", "args: Namespace(a=[", "\x1b[", "^[[", "[", "'", "\\",
+    "9", "GiB KV cache is needed ", "a.", "out of memory", "/dev/shm/", "Traceback (most recent call last)\n", "\r",
+    "{\n", '{"', '{"a":1}\n', "INFO vLLM API server version 0.9.0\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", _UNITS)
+def test_two_megabytes_of_anything(unit: str) -> None:
+    _is_read_within(30, unit, 2 << 20)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "x",
-        "( pid=1) ",
-        "Error: ",
-        "{'a': ",
-        "non-default args: {",
-        "args: Namespace(a=[",
-        "\x1b[",
-        "^[[",
-        "[",
-        "'",
-        "\\",
-        "9",
-        "GiB KV cache is needed ",
-        "a.",
-        "out of memory",
-        "/dev/shm/",
-        "Traceback (most recent call last)\n",
-        "\r",
-        "{\n",
-    ],
-)
+@pytest.mark.parametrize("unit", ["x", "a.", "{'a': ", '{"', "non-default args: {", "INFO Error: KV cache size: \n"])
 def test_fifty_megabytes_of_anything(unit: str) -> None:
-    text = unit * ((50 << 20) // len(unit))
+    _is_read_within(120, unit, 50 << 20)
+
+
+def _is_read_within(seconds: float, unit: str, size: int) -> None:
+    text = unit * (size // len(unit))
     started = time.process_time()
-    try:
+    with contextlib.suppress(InputError):
         explain(text, overrides={})
-    except InputError:
-        pass
-    assert time.process_time() - started < 60
+    assert time.process_time() - started < seconds
 
 
 # --- anything at all -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.engine,
     pytest.mark.slow,
     pytest.mark.xdist_group("engine"),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not support, reason=f"no CPU engine here: {support.reason}"),
 ]
 

@@ -20,7 +20,8 @@ from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, launch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="engines run on POSIX systems")
 
-MARK = "VLLM_FIT_TEST_LAUNCH"
+MARK = f"VLLM_FIT_TEST_{os.getpid()}"
+"""An environment variable by which the processes of a launch are found again, apart from those of other test runs."""
 
 STUBBORN_CHILD = """
 # starts a process that starts a process; both ignore what they are asked, one in a group of its own
@@ -63,7 +64,7 @@ def marked() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) and process.status() != psutil.STATUS_ZOMBIE:
+            if MARK in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

@@ -149,9 +149,18 @@ def _fatal(log: Log, start: _Start | None) -> bool:
 # --- what is said about it -----------------------------------------------------------------------------------------
 
 
+_MISSING = "\0"
+_WITH_MISSING = re.compile(rf" \([^()]*{_MISSING}[^()]*\)")
+
+
 class _Details(dict[str, str]):
     def __missing__(self, key: str) -> str:
-        return "?"
+        return _MISSING
+
+
+def _filled(sentence: str, details: _Details) -> str:
+    """With its details; a parenthesis that would hold one that is not in the log is left out."""
+    return _WITH_MISSING.sub("", sentence.format_map(details)).replace(_MISSING, "?")
 
 
 def _diagnosis(facts: Facts, log: Log, failure: Failure, hit: Hit, also: tuple[str, ...]) -> Diagnosis:
@@ -159,8 +168,8 @@ def _diagnosis(facts: Facts, log: Log, failure: Failure, hit: Hit, also: tuple[s
     return Diagnosis(
         code=failure.code,
         about=failure.about,
-        cause=failure.cause.format_map(details),
-        fix=failure.fix.format_map(details),
+        cause=_filled(failure.cause, details),
+        fix=_filled(failure.fix, details),
         flag=failure.flag,
         sentence=_sentence(log, hit),
         line=log.line_number(hit.position),
@@ -173,7 +182,10 @@ def _diagnosis(facts: Facts, log: Log, failure: Failure, hit: Hit, also: tuple[s
 
 def _details(facts: Facts, log: Log, failure: Failure, first: Hit) -> _Details:
     """The groups of the hit, and of the other signs of the same failure."""
-    details = _Details(version=facts.version or "", gpu=facts.gpu_names[0] if facts.gpu_names else "the card")
+    details = _Details(
+        version=f"vLLM {facts.version}" if facts.version else "This vLLM",
+        gpu=facts.gpu_names[0] if facts.gpu_names else "the card",
+    )
     others = (log.first(sign.literal, sign.regex) for sign in failure.signs if sign.regex.groups)
     for hit in (first, *(other for other in others if other is not None)):
         for name, value in hit.groups().items():

@@ -28,7 +28,7 @@ def _s(literal: str, regex: str | None = None) -> Sign:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One kind of failure. `cause` and `fix` may name the groups of its signs; one that is missing reads as "?"."""
+    """One kind of failure. `cause` and `fix` may name groups of its signs, in parentheses where one may be missing."""
 
     code: str
     about: About
@@ -229,7 +229,7 @@ FAILURES: tuple[Failure, ...] = (
                 r"Transformers implementation of '?(?P<what>\w{1,100})'? is not compatible with vLLM",
             ),
         ),
-        cause="vLLM {version} does not know the architecture {what}.",
+        cause="{version} does not know the architecture {what}.",
         fix="Use a vLLM that has it (newer as a rule; the message says which, where it was removed).",
         mirrors="model_executor/models/registry.py 0.6-0.33; model_loader/utils.py 0.8-0.10",
     ),
@@ -691,8 +691,8 @@ FAILURES: tuple[Failure, ...] = (
             _s("Python.h: No such file or directory"),
             _s("cannot find -lcuda"),
         ),
-        cause="Kernels are compiled at start-up (Triton, FlashInfer, torch.compile), and a compiler is missing: "
-        "{what}.",
+        cause="Kernels are compiled at start-up (Triton, FlashInfer, torch.compile), and a compiler is missing "
+        "({what}).",
         fix="Install gcc, the Python headers (python3-dev), ninja and, for FlashInfer, the CUDA toolkit; the official "
         "image vllm/vllm-openai has them. Without nvcc: VLLM_USE_FLASHINFER_SAMPLER=0 and --attention-backend "
         "FLASH_ATTN.",
@@ -737,7 +737,7 @@ FAILURES: tuple[Failure, ...] = (
             ),
             _s("Read-only file system"),
         ),
-        cause="vLLM may not write to (or read from) {what}.",
+        cause="vLLM may not write or read a file that it needs ({what}).",
         fix="Give the user of the container its own home or cache: HOME=/tmp, HF_HOME, VLLM_CACHE_ROOT, "
         "TRITON_CACHE_DIR.",
         mirrors="the kernel; triton runtime/cache.py, huggingface_hub",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from planner.engine.args import engine_arg_names
 from planner.engine.defaults import Usage
 from planner.logs.pyrepr import read_dict, read_keywords
 from planner.logs.text import Log, normalised
@@ -145,7 +146,7 @@ FIGURES: tuple[Pattern, ...] = (
     ),
     _p(
         "Initial free memory",
-        r"Initial free memory:? (?P<free_gib_on_start>NUM) GiB(?=[;,] (?:[Rr]equested|reserved))",
+        r"Initial free memory:? (?P<free_gib_on_start>NUM) GiB(?=[;,] (?:[Rr]equested|reserved|free))",
         "v1/worker/gpu_worker.py 0.9-0.33, DEBUG; INFO with kv_cache_memory_bytes",
     ),
     _p(
@@ -509,7 +510,7 @@ def _arguments(log: Log) -> tuple[dict[str, Any], list[str], bool]:
 
 
 def _given(name: str, value: Any) -> bool:
-    if value is None or value is False or value in ("auto", "", [], {}):
+    if value is None or value is False or value in ("auto", "", [], {}) or name not in engine_arg_names():
         return False
     return name not in _NAMESPACE_DEFAULTS or value != _NAMESPACE_DEFAULTS[name]
 

@@ -28,6 +28,7 @@ MAX_HITS = 1000
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,500}(?:\x07|\x1b\\)|\^\[\[[0-9;]{0,12}m")
 """Also as `cat -v` and copied terminals show them: ^[[0;36m."""
 _PROCESS = re.compile(r"\(([A-Za-z]\w{0,60})(?: rank=(\d{1,5}))?,? pid=\d{1,9}")
+_JSON_LINE = re.compile(r'^\{".*\}$', re.MULTILINE)
 _MAX_JSON_LINE = 1 << 20
 _JSON_KEYS = ("log", "message", "msg", "textPayload")
 """Where docker's json-file driver, vLLM's JSON format (logging_utils/formatter.py) and clouds keep a line."""
@@ -63,14 +64,13 @@ def normalised(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\x1b" in text or "^[[" in text:
         text = _COLOURS.sub("", text)
-    if text.startswith("{") or "\n{" in text:
-        text = "\n".join(_unwrapped(line) for line in text.split("\n"))
-    return text
+    return _JSON_LINE.sub(_unwrapped, text) if '{"' in text else text
 
 
-def _unwrapped(line: str) -> str:
+def _unwrapped(match: re.Match[str]) -> str:
     """The message inside a line of JSON; any other line as it is."""
-    if not line.startswith("{") or len(line) > _MAX_JSON_LINE:
+    line = match[0]
+    if len(line) > _MAX_JSON_LINE:
         return line
     try:
         record = json.loads(line)

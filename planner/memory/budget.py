@@ -225,16 +225,7 @@ def _estimate(
     memory_used: int,
     assumed: dict[str, str],
 ) -> Estimate:
-    placement = Placement(
-        tp_size=engine.tensor_parallel_size,
-        expert_parallel_size=engine.expert_parallel_size,
-        dtype=engine.dtype,
-        capability=engine.capability,
-        quantization=quantization,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        max_num_seqs=engine.max_num_seqs,
-        towers_on_every_stage=engine.vllm_version < (0, 33) or not engine.use_v2_model_runner,
-    )
+    placement = placement_of(engine, quantization)
     max_split = loading_max_split(engine.vllm_version)
     stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
     last = len(stages) - 1
@@ -242,7 +233,7 @@ def _estimate(
     offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
     requested, available = available_memory(gpu, engine, stages, beside, offloaded)
     plan = None
-    if not _is_encoder_only(model):
+    if has_kv_cache(model):
         own = checkpoint_kv_dtype(quantization.parameters, engine.vllm_version) if quantization is not None else None
         plan = plan_kv_cache(model, engine, gpu, available, checkpoint_kv_dtype=own)
     ranks = tuple(
@@ -283,6 +274,20 @@ def _estimate(
     )
 
 
+def placement_of(engine: Engine, quantization: Quantization | None) -> Placement:
+    """Where an engine builds its modules."""
+    return Placement(
+        tp_size=engine.tensor_parallel_size,
+        expert_parallel_size=engine.expert_parallel_size,
+        dtype=engine.dtype,
+        capability=engine.capability,
+        quantization=quantization,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=engine.max_num_seqs,
+        towers_on_every_stage=engine.vllm_version < (0, 33) or not engine.use_v2_model_runner,
+    )
+
+
 def available_memory(
     gpu: Gpu, engine: Engine, stages: tuple[StageWeights, ...], overheads: tuple[Overhead, ...], offloaded: int
 ) -> tuple[int | None, list[int]]:
@@ -300,8 +305,9 @@ def available_memory(
     ]
 
 
-def _is_encoder_only(model: Model) -> bool:
-    return all(layer.state is None for layer in model.layers)
+def has_kv_cache(model: Model) -> bool:
+    """Encoders keep nothing of a request."""
+    return any(layer.state is not None for layer in model.layers)
 
 
 def not_free(gpu: Gpu, engine: Engine, requested: int | None, used: int) -> list[Reason]:

@@ -1,25 +1,23 @@
 """Memory that is neither weights nor KV cache: peak activation, persistent buffers, CUDA graphs, non-torch memory.
 
-The profile run (v1/worker/gpu_model_runner.py profile_run, v1/worker/gpu/model_runner.py) does one forward pass over
-max_num_batched_tokens tokens, then samples for max_num_seqs requests. Peaks compete; what stays allocated adds up.
-Formulas with their measured launches: docs/memory.md. Constants: data/constants.json.
+What vLLM takes off the requested share, and what it uses beyond it, by version. Formulas with their measured launches:
+docs/memory.md. Constants: data/constants.json.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 from planner.engine.defaults import Engine
 from planner.engine.version import VllmVersion
+from planner.memory.activation import activation_peak, mla_rows, mla_state, runner, runs_encoder, sampled_rows
+from planner.memory.constants import CONSTANTS, constants, of_version
+from planner.memory.quantization import Quantization
 from planner.model.architecture import Model
-from planner.model.attention import MLAttention
-from planner.model.modules import Experts, Linear
-from planner.units import DTYPE_BYTES, ceil_div
+from planner.units import DTYPE_BYTES, MIB, ceil_div
+
+__all__ = ["CONSTANTS", "Overhead", "available_error", "constants", "of_version", "overhead"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +36,41 @@ class Overhead:
 
     persistent_in_budget: bool = True
     """Before 0.28 what is neither weights, nor the profile run's peak, nor non-torch memory was not counted."""
+    later: int = 0
+    """Buffers that attention backends allocate after profiling, which no version budgets for."""
+    warm_up: int = 0
+    """What the second runner's sampler takes while the engine warms up, beyond its profile run (before 0.33)."""
     basis: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def in_budget(self) -> int:
         """What vLLM takes off the requested share, beside the weights."""
-        return self.activation_peak + self.non_torch + self.persistent + self.cuda_graph - self.outside_budget
+        graphs = self.cuda_graph if self.graphs_in_budget else 0
+        return self.activation_peak + self.non_torch + graphs + (self.persistent if self.persistent_in_budget else 0)
 
     @property
     def outside_budget(self) -> int:
         """What will be used beyond the requested share."""
         graphs = 0 if self.graphs_in_budget else self.cuda_graph
-        return graphs + (0 if self.persistent_in_budget else self.persistent)
+        return graphs + (0 if self.persistent_in_budget else self.persistent) + self.later
 
 
-def overhead(model: Model, engine: Engine, *, last_stage: bool = True) -> Overhead:
+def overhead(
+    model: Model, engine: Engine, *, last_stage: bool = True, quantization: Quantization | None = None
+) -> Overhead:
     """The overhead of one rank of a pipeline stage; zero on a CPU, whose KV cache has a size of its own."""
     if engine.on_cpu:
         return Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
     return Overhead(
-        activation_peak=activation_peak(model, engine, last_stage=last_stage),
+        activation_peak=activation_peak(model, engine, last_stage=last_stage, quantization=quantization),
         persistent=persistent_buffers(model, engine) if last_stage else 0,
-        non_torch=non_torch(engine),
-        cuda_graph=cuda_graphs(engine),
+        non_torch=non_torch(engine, unified=False),
+        cuda_graph=cuda_graphs(model, engine),
         graphs_in_budget=_graphs_in_budget(engine),
         persistent_in_budget=engine.vllm_version >= (0, 28),
-        basis=_basis(engine),
+        later=later_buffers(model, engine),
+        warm_up=warm_up(model, engine) if last_stage else 0,
+        basis=_basis(model, engine),
     )
 
 
@@ -72,96 +79,19 @@ def _graphs_in_budget(engine: Engine) -> bool:
     return engine.vllm_version >= ((0, 29) if engine.use_v2_model_runner else (0, 20))
 
 
-def _basis(engine: Engine) -> Mapping[str, str]:
+def _basis(model: Model, engine: Engine) -> Mapping[str, str]:
     """ "fitted" for a constant that measured launches speak for, "assumed" for one read off the source alone."""
-    runner = "v2" if engine.use_v2_model_runner else "v1"
     version = engine.vllm_version
     entries = {
-        "activation_peak": _of_version("sampler_bytes_per_logit", version, runner=runner),
-        "non_torch": _of_version("non_torch_bytes", version, link=link_of(engine)),
-        "cuda_graph": _of_version("cuda_graph_bytes", version),
-        "available_kv": _of_version("available_kv_error", version, runner=runner),
+        "activation_peak": _of_version("sampler_bytes_per_logit", version, runner=runner(engine)),
+        "non_torch": _non_torch_entry(engine),
+        "cuda_graph": _of_version("cuda_graph_bytes", version, runner=runner(engine)),
+        "available_kv": _of_version("available_kv_error", version, runner=runner(engine)),
     }
-    return {term: "fitted" if entry.get("launches") else "assumed" for term, entry in entries.items()}
-
-
-def activation_peak(model: Model, engine: Engine, *, last_stage: bool = True) -> int:
-    """Peak activation of the profile run: the largest of the competing peaks, plus MoE workspaces.
-
-    Only the last pipeline stage samples; the others hold the hidden states and residuals that they pass on.
-    """
-    peaks = [forward_peak(model, engine), mla_peak(model, engine)]
-    if last_stage:
-        peaks.append(sampler_peak(model, engine))
-    else:
-        passed_on = 2 * engine.max_num_batched_tokens * model.hidden_size * DTYPE_BYTES[engine.dtype]
-        peaks = [peak + passed_on for peak in peaks]
-    return max(peaks) + moe_workspace(model, engine)
-
-
-def forward_peak(model: Model, engine: Engine) -> int:
-    """gate_up's output, its activation, hidden states, residual, norm output and attention output in turn."""
-    element = DTYPE_BYTES[engine.dtype]
-    width = max(
-        (
-            module.inputs
-            for layer in model.layers
-            for module in layer.modules
-            if isinstance(module, Linear) and module.group == "mlp" and module.split == "row"
-        ),
-        default=0,
-    )
-    local = ceil_div(width, engine.tensor_parallel_size)
-    tokens = engine.max_num_batched_tokens
-    eager = 2 * local if engine.enforce_eager else 0
-    return element * tokens * (3 * local + 4 * model.hidden_size + eager)
-
-
-def sampler_peak(model: Model, engine: Engine) -> int:
-    """Logits of every request and the sampler's copies of them; the same on every tensor-parallel rank.
-
-    The logits come in the model's dtype; what the sampler makes of them (fp32, sorted, masked …) does not depend on it.
-    """
-    if model.is_pooling:
-        return 0
-    runner = "v2" if engine.use_v2_model_runner else "v1"
-    per_logit = float(_of_version("sampler_bytes_per_logit", engine.vllm_version, runner=runner)["value"])
-    rows = min(engine.max_num_seqs, engine.max_num_batched_tokens)
-    element = DTYPE_BYTES[engine.dtype]
-    hidden = element * engine.max_num_batched_tokens * model.hidden_size
-    return int((element + per_logit) * rows * model.vocab_size) + hidden + int(constants()["sampler_base_bytes"])
-
-
-def mla_peak(model: Model, engine: Engine) -> int:
-    """Up-projected keys and values of the chunked-prefill workspace (layers/attention/mla_attention.py)."""
-    state = next((layer.state for layer in model.layers if isinstance(layer.state, MLAttention)), None)
-    if state is None:
-        return 0
-    heads = ceil_div(state.heads, engine.tensor_parallel_size)
-    rows = min(max(8 * engine.max_model_len, 4 * engine.max_num_seqs * (engine.block_size or 16)), 65536)
-    return rows * heads * (state.qk_nope_head_dim + state.v_head_dim) * DTYPE_BYTES[engine.dtype]
-
-
-def moe_workspace(model: Model, engine: Engine) -> int:
-    """The two workspaces of the fused experts kernels (layers/fused_moe, Triton), which stay allocated.
-
-    gpt-oss's own kernels take none from the shared workspace; what they allocate for a moment is below the
-    sampler's peak.
-    """
-    element, version = DTYPE_BYTES[engine.dtype], engine.vllm_version
-    tokens = engine.max_num_batched_tokens
-    if version < (0, 18):  # VLLM_FUSED_MOE_CHUNK_SIZE
-        tokens = min(tokens, 16384 if version >= (0, 12) else 32768)
-    largest = 0
-    for layer in set(model.layers):
-        for module in layer.modules:
-            if isinstance(module, Experts) and module.layout != "gpt_oss":
-                whole = engine.enable_expert_parallel
-                width = module.intermediate if whole else ceil_div(module.intermediate, engine.tensor_parallel_size)
-                rows = tokens * (engine.data_parallel_size if whole else 1) * module.top_k
-                up = (2 if module.gated else 1) * width
-                largest = max(largest, element * rows * (max(width, module.hidden) + max(up, module.hidden)))
-    return largest
+    basis = {term: "fitted" if entry.get("launches") else "assumed" for term, entry in entries.items()}
+    if runs_encoder(model, engine):
+        basis["activation_peak"] = "assumed"
+    return basis
 
 
 def persistent_buffers(model: Model, engine: Engine) -> int:
@@ -171,56 +101,88 @@ def persistent_buffers(model: Model, engine: Engine) -> int:
     return engine.max_num_seqs * (4 * model.vocab_size + ceil_div(model.vocab_size, 8))
 
 
-def non_torch(engine: Engine) -> int:
+def later_buffers(model: Model, engine: Engine) -> int:
+    """Workspaces that metadata builders allocate after profiling (v1/attention/backends/flashinfer.py, mla/common.py).
+
+    FlashInfer's is 394 MiB since 0.11 (VLLM_FLASHINFER_WORKSPACE_BUFFER_SIZE), 256 MiB before, the backend of
+    Blackwell's data-centre cards and of fp8 KV caches below Hopper; MLA's holds the latent vectors of a chunk.
+    """
+    state = mla_state(model)
+    if state is not None:
+        return mla_rows(engine) * state.latent_size * DTYPE_BYTES[engine.dtype]
+    named = str(engine.attention_backend or "").upper()
+    blackwell = engine.capability in (100, 103)
+    below_hopper = engine.kv_cache_dtype.startswith("fp8") and engine.capability in (80, 86, 89, 120, 121)
+    if engine.vllm_version >= (0, 8) and (named == "FLASHINFER" or (not named and (blackwell or below_hopper))):
+        return 394 * MIB if engine.vllm_version >= (0, 11) else 256 * MIB
+    return 0
+
+
+def warm_up(model: Model, engine: Engine) -> int:
+    """v1/worker/gpu/warmup.py samples with every parameter: logits in fp32 and their softmax; profiled since 0.33."""
+    if model.is_pooling or not engine.use_v2_model_runner or engine.vllm_version >= (0, 33):
+        return 0
+    return sampled_rows(engine) * model.vocab_size * 8
+
+
+# --- non-torch memory ----------------------------------------------------------------------------------------------
+
+
+def non_torch(engine: Engine, *, unified: bool) -> int:
     """CUDA context growth, kernels loaded and NCCL channels opened since the first memory snapshot."""
-    return int(_of_version("non_torch_bytes", engine.vllm_version, link=link_of(engine))["value"])
+    extra = int(constants()["unified_drift_bytes"]) if unified else 0
+    return int(_non_torch_entry(engine)["value"]) + extra
+
+
+def _non_torch_entry(engine: Engine) -> Mapping[str, object]:
+    return _of_version("non_torch_bytes", engine.vllm_version, link=link_of(engine))
 
 
 def link_of(engine: Engine) -> str:
     """Which buffers between ranks the profile run opens.
 
-    From compute capability 9.0 on there are symmetric memory and FlashInfer's all-reduce beside NCCL.
+    Until 0.8 the first snapshot came before NCCL was initialized, so that all of it counts; "nvlink8" is eight ranks
+    of such. Since 0.17 FlashInfer fuses the all-reduce on Hopper and Blackwell (config/vllm.py
+    enable_allreduce_rms_fusion), whose workspace counts.
     """
-    if engine.tensor_parallel_size == 1:
-        return "none"
-    return "symmetric" if engine.capability is not None and engine.capability >= 90 else "nccl"
+    tp = engine.tensor_parallel_size
+    if tp == 1:
+        return "none" if engine.pipeline_parallel_size == 1 else "stages"
+    if engine.vllm_version < (0, 9):
+        return "all8" if tp >= 8 else "all"
+    fused = engine.capability in (90, 100) and engine.data_parallel_size == engine.pipeline_parallel_size == 1
+    if fused and engine.vllm_version >= (0, 17):
+        return "fused"
+    return "nccl" if engine.capability is not None and engine.capability >= 80 else "pcie"
 
 
-def cuda_graphs(engine: Engine) -> int:
+# --- CUDA graphs ---------------------------------------------------------------------------------------------------
+
+
+def cuda_graphs(model: Model, engine: Engine) -> int:
+    """What graphs take: something for the pool, and some for each layer of each captured size.
+
+    Piecewise graphs are one for each layer and size (compilation/cuda_graph.py); experts launch more kernels.
+    """
     if not engine.cudagraph_capture_sizes:
         return 0
-    entry = _of_version("cuda_graph_bytes", engine.vllm_version)
-    return int(entry["base"]) + int(entry["per_size"]) * len(engine.cudagraph_capture_sizes)
+    entry = _of_version("cuda_graph_bytes", engine.vllm_version, runner=runner(engine))
+    layers = ceil_div(len(model.layers), engine.pipeline_parallel_size)
+    each = int(entry["per_layer_and_size"]) * (2 if model.is_moe else 1)
+    return int(entry["base"]) + each * layers * len(engine.cudagraph_capture_sizes)
+
+
+# --- the range -----------------------------------------------------------------------------------------------------
 
 
 def available_error(model: Model, engine: Engine) -> int:
     """Half the width of the range where a launch is expected to land, in bytes (90 % of the measured launches did).
 
-    A vision tower's own profile run is not computed: it makes the range wider.
+    Twice as wide where a vision tower runs, which no launch with known flags speaks for.
     """
-    runner = "v2" if engine.use_v2_model_runner else "v1"
-    error = int(_of_version("available_kv_error", engine.vllm_version, runner=runner)["value"])
-    return 2 * error if model.is_multimodal else error
+    error = int(_of_version("available_kv_error", engine.vllm_version, runner=runner(engine))["value"])
+    return 2 * error if runs_encoder(model, engine) else error
 
 
-CONSTANTS = Path(__file__).parent / "data" / "constants.json"
-
-
-@cache
-def constants() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(CONSTANTS.read_text(encoding="utf-8"))
-    return loaded
-
-
-def _of_version(name: str, version: VllmVersion, **match: object) -> Mapping[str, Any]:
+def _of_version(name: str, version: VllmVersion, **match: object) -> Mapping[str, object]:
     return of_version(constants()[name], version, **match)
-
-
-def of_version(entries: Sequence[Mapping[str, Any]], version: VllmVersion, **match: object) -> Mapping[str, Any]:
-    """The newest of the matching entries that this version has reached."""
-    found: Mapping[str, Any] = {}
-    for entry in entries:
-        start = tuple(int(part) for part in entry["from"].split("."))
-        if version >= start and all(entry.get(key) == value for key, value in match.items()):
-            found = entry
-    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from planner.model.attention import LayerState, RecurrentState
+from planner.model.encoder import EncoderFacts
 from planner.model.modules import Experts, Linear, Module
 
 
@@ -70,6 +71,8 @@ class Model:
     is_pooling: bool = False
     """Embedding, reranking and classification models: no lm_head, no sampler, no KV cache for encoders."""
     is_multimodal: bool = False
+    encoder: EncoderFacts | None = None
+    """What the profile run feeds the tower of a multimodal model with; None: not described."""
     is_mm_prefix_lm: bool = False
     """Tokens of an image attend to each other both ways (Gemma 3, PaliGemma …), which not every backend can."""
     extra_parameters: Mapping[str, int] = field(default_factory=dict)

@@ -173,6 +173,8 @@ class Experts:
     bias: bool = False
     packed: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     quantizable: bool = True
+    narrowest: int = 0
+    """The model pads the intermediate size so that tensor parallelism leaves no rank less than this (Kimi K3)."""
     layout: str = "default"
     """Which rules of rounding apply ("gpt_oss" where the router's kernels pad); see quantization."""
     group: Group = "experts"
@@ -190,7 +192,10 @@ class Experts:
         return self.count // ep + (1 if self.count % ep else 0)
 
     def local_intermediate(self, at: Placement) -> int:
-        return self.intermediate if at.expert_parallel_size > 1 else divide(self.intermediate, at.tp_size)
+        if at.expert_parallel_size > 1:
+            return self.intermediate
+        floor = self.narrowest if at.tp_size > 1 else 0
+        return max(floor, self.intermediate // at.tp_size if floor else divide(self.intermediate, at.tp_size))
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
         scheme = at.scheme(self) if self.quantizable else None

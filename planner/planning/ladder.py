@@ -1,88 +1,37 @@
 """The ladder: from "does not fit" to the smallest legal change that fits, one explained rung at a time.
 
-Climb rung by rung, in order, keeping each legal change, until the goal is met; then take back every change that turns
-out not to be needed. A rung is one entry in RUNGS: its name, its quality cost, and the changes it can try.
+Climb rung by rung (planner/planning/rungs.py), keeping each legal change that helps, until the goal is met; then take
+back every change that turns out not to be needed, the dearest first, and put a gentler one of the same rung in its
+place where that is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from planner.engine.args import EngineArgs
-from planner.errors import InputError, Reason
+from planner.errors import Reason
 from planner.memory.budget import Estimate
-from planner.planning.variants import quantized_variants
-from planner.request import Inputs, prepare
-from planner.units import GIB, ceil_div
+from planner.planning.change import Change, request_of, with_args
+from planner.planning.goal import GPUS_PER_NODE, Goal, Snapshot
+from planner.planning.rungs import RUNGS, Rung, ordered, tensor_parallel_sizes
+from planner.request import Inputs
 
-
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What the plan must reach, on which cards."""
-
-    gpus: int = 1
-    concurrency: float = 1.0
-    """Full-length requests at once."""
-
-    def met(self, estimate: Estimate) -> bool:
-        if not estimate.fits:
-            return False
-        return estimate.kv_cache is None or estimate.kv_cache.max_concurrency >= self.concurrency
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """An estimate in the few numbers a rung is judged by."""
-
-    status: str
-    available_kv_bytes: int | None
-    tokens: int
-    max_concurrency: float
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> Snapshot:
-        kv = estimate.kv_cache
-        held = kv is not None and estimate.fits
-        return cls(
-            status=estimate.status,
-            available_kv_bytes=min((rank.available_kv_bytes for rank in estimate.ranks), default=None),
-            tokens=kv.tokens if kv is not None and held else 0,
-            max_concurrency=kv.max_concurrency if kv is not None and held else 0.0,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "status": self.status,
-            "available_kv_bytes": self.available_kv_bytes,
-            "tokens": self.tokens,
-            "max_concurrency": round(self.max_concurrency, 2),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One thing a rung can try."""
-
-    summary: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    model: str | None = None
-    """Another checkpoint of the same model."""
-    what_if_quantization: str | None = None
-    """A checkpoint that must be made first."""
-    quality_cost: str = "none"
-
-    def apply(self, inputs: Inputs) -> Inputs:
-        if self.model is None and self.what_if_quantization is None:
-            return with_args(inputs, inputs.args.with_(**self.args))
-        request = request_of(inputs)
-        request |= self.args
-        if self.model is not None:
-            request["model"] = self.model
-        if self.what_if_quantization is not None:
-            request["what_if_quantization"] = self.what_if_quantization
-        return prepare(request)
+__all__ = [
+    "GPUS_PER_NODE",
+    "RUNGS",
+    "Change",
+    "Goal",
+    "Plan",
+    "Rung",
+    "Snapshot",
+    "Step",
+    "fit",
+    "request_of",
+    "with_args",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +40,7 @@ class Step:
 
     rung: str
     outcome: str
-    """taken, skipped, or taken back."""
+    """taken, skipped, taken back or softened (replaced by a gentler change of the same rung)."""
     summary: str
     why: str
     quality_cost: str
@@ -128,8 +77,18 @@ class Plan:
     """Why no plan was found."""
 
     @property
+    def engines(self) -> int:
+        """Engines of this kind to launch, behind a balancer."""
+        return self.goal.engines
+
+    @property
     def start_snapshot(self) -> Snapshot:
-        return Snapshot.of(self.start)
+        return Snapshot.of(self.start, self.goal)
+
+    @property
+    def cost(self) -> int:
+        """What the dearest change costs (Change.cost)."""
+        return max((change.cost for change in self.changes), default=0)
 
     @property
     def model_source(self) -> str:
@@ -145,7 +104,8 @@ class Plan:
         return {
             "plan": 1,
             "met": self.met,
-            "goal": {"gpus": self.goal.gpus, "concurrency": self.goal.concurrency},
+            "goal": self.goal.to_dict(),
+            "engines": self.engines,
             "request": request_of(self.inputs),
             "serve": self.serve_command if self.met else None,
             "steps": [step.to_dict() for step in self.steps],
@@ -155,146 +115,174 @@ class Plan:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rung:
-    """One entry of the ladder: `changes` yields what it can try, best first, from where the climb is."""
+def fit(
+    inputs: Inputs,
+    goal: Goal,
+    keep: frozenset[str] = frozenset(),
+    *,
+    order: tuple[str, ...] = (),
+    forbid: tuple[str, ...] = (),
+) -> Plan:
+    """Climb until the goal is met, then take back what is not needed. keep: flags that must stay as they are.
 
-    name: str
-    flags: tuple[str, ...]
-    """The arguments it turns: pinned with --keep, or by giving them."""
-    changes: Callable[[Inputs, Goal, Estimate], Iterator[Change]]
-
-
-def fit(inputs: Inputs, goal: Goal, keep: frozenset[str] = frozenset()) -> Plan:
-    """Climb until the goal is met, then take back what is not needed. keep: flags that must stay as they are."""
-    if goal.gpus < 1:
-        raise InputError(f"gpus = {goal.gpus}: must be at least 1")
-    if goal.concurrency <= 0:
-        raise InputError(f"concurrency = {goal.concurrency}: must be above 0")
-    inputs = _use_the_cards(inputs, goal)
-    start = inputs.estimate()
-    climb = _Climb(inputs, start, goal, keep)
+    order: rungs to try first; forbid: rungs not to try. The cards of the goal are used from the start, by the largest
+    tensor parallel size that is legal, where none is given.
+    """
+    goal = goal.checked(inputs)
+    climb = _Climb(_use_the_cards(inputs, goal), goal, keep, ordered(order, forbid))
     climb.run()
     return climb.plan()
 
 
-def with_args(inputs: Inputs, args: EngineArgs) -> Inputs:
-    if args.get("quantization") != inputs.args.get("quantization"):
-        return prepare({**request_of(inputs), **dict(args)})
-    return replace(inputs, args=args)
-
-
-def request_of(inputs: Inputs) -> dict[str, Any]:
-    """The request that these inputs came from, to be prepared again or written to a plan file."""
-    request: dict[str, Any] = {"model": inputs.source, **inputs.gpu_request}
-    request |= {"vllm_version": str(inputs.version), "usage": inputs.usage}
-    if inputs.what_if_quantization:
-        request["what_if_quantization"] = inputs.what_if_quantization
-    if inputs.workload:
-        request["workload"] = inputs.workload.to_dict()
-    return request | dict(inputs.args)
-
-
 def _use_the_cards(inputs: Inputs, goal: Goal) -> Inputs:
     """The cards given are there to be used: the largest legal tensor parallel size, where none is asked for."""
-    if "tensor_parallel_size" in inputs.args or goal.gpus == 1:
+    others = inputs.args.get("pipeline_parallel_size", 1) * inputs.args.get("data_parallel_size", 1)
+    if "tensor_parallel_size" in inputs.args:
         return inputs
-    for size in _sizes(goal.gpus):
-        candidate = with_args(inputs, inputs.args.with_(tensor_parallel_size=size))
+    for size in tensor_parallel_sizes(goal.gpus_per_engine // others):
+        candidate = replace(inputs, args=inputs.args.with_(tensor_parallel_size=size)) if size > 1 else inputs
         if size == 1 or candidate.estimate().status != "refused":
-            return candidate if size > 1 else inputs
+            return candidate
     return inputs
 
 
-GPUS_PER_NODE = 8
-
-
-def _sizes(gpus: int) -> list[int]:
-    """Tensor parallel sizes worth trying on so many cards, largest first: powers of two within a node."""
-    return [size for size in (8, 4, 2, 1) if size <= min(gpus, GPUS_PER_NODE)]
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    rung: Rung
+    change: Change
+    gentler: tuple[Change, ...]
+    """Changes of the same rung that cost less, the gentlest first."""
 
 
 class _Climb:
     """The state of one climb."""
 
-    def __init__(self, inputs: Inputs, start: Estimate, goal: Goal, keep: frozenset[str]) -> None:
-        self.inputs, self.base, self.start, self.goal, self.keep = inputs, inputs, start, goal, keep
-        self.estimate = start
+    def __init__(self, base: Inputs, goal: Goal, keep: frozenset[str], rungs: Sequence[Rung]) -> None:
+        self.base, self.goal, self.rungs = base, goal, rungs
+        self.pinned = keep | frozenset(base.args)
+        self._known: dict[str, Estimate] = {}
+        self.inputs = base
+        self.start = self.estimate = self._estimate(base)
         self.steps: list[Step] = []
-        self.taken: list[tuple[str, Change]] = []
+        self.taken: list[_Taken] = []
 
     def run(self) -> None:
-        for rung in RUNGS:
+        for rung in self.rungs:
             if self.goal.met(self.estimate):
                 break
-            pinned = next((flag for flag in rung.flags if flag in self.keep or flag in self.base.args), None)
-            if pinned is not None:
-                self._skip(rung, f"--{pinned.replace('_', '-')} is kept as given")
-                continue
-            self._try(rung)
+            if set(rung.flags) <= self.pinned:
+                self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given")
+            else:
+                self._try(rung)
         if self.goal.met(self.estimate):
-            self._take_back()
+            while self._take_back() or self._soften():
+                pass
+
+    def _estimate(self, inputs: Inputs) -> Estimate:
+        key = json.dumps([inputs.source, inputs.what_if_quantization, dict(inputs.args)], sort_keys=True, default=str)
+        if key not in self._known:
+            self._known[key] = inputs.estimate()
+        return self._known[key]
+
+    def _measure(self, change: Change) -> Estimate:
+        return self._estimate(change.apply(self.inputs))
 
     def _try(self, rung: Rung) -> None:
         best: tuple[Change, Inputs, Estimate] | None = None
         refusal: Reason | None = None
-        for change in rung.changes(self.inputs, self.goal, self.estimate):
+        tried: list[Change] = []
+        for change in rung.changes(self.inputs, self.goal, self.estimate, self._measure):
+            if change.flags & self.pinned:
+                continue
             inputs = change.apply(self.inputs)
-            estimate = inputs.estimate()
+            estimate = self._estimate(inputs)
             if estimate.status == "refused":
                 refusal = refusal or estimate.reasons[0]
                 continue
-            if best is None or _room(estimate) > _room(best[2]):
+            tried.append(change)
+            if best is None or self._room(estimate) > self._room(best[2]):
                 best = change, inputs, estimate
             if self.goal.met(estimate):
                 best = change, inputs, estimate
                 break
         if best is None:
-            self._skip(rung, f"not legal here: {refusal.message}" if refusal else "nothing to change")
-        elif _room(best[2]) <= _room(self.estimate) and not self.goal.met(best[2]):
+            self._skip(rung, f"not legal here: {refusal.message}" if refusal else rung.nothing)
+        elif self._room(best[2]) <= self._room(self.estimate) and not self.goal.met(best[2]):
             self._skip(rung, "it would not help")
         else:
-            self._take(rung, *best)
+            gentler = tuple(change for change in tried if change.cost < best[0].cost)
+            self._take(_Taken(rung=rung, change=best[0], gentler=gentler), best[1], best[2])
 
-    def _take(self, rung: Rung, change: Change, inputs: Inputs, estimate: Estimate) -> None:
+    def _room(self, estimate: Estimate) -> tuple[float, float]:
+        """How far along an estimate is: requests it runs, then room for them, negative when short."""
+        if not estimate.ranks:
+            return float("-inf"), float("-inf")
+        room = min(rank.available_kv_bytes for rank in estimate.ranks)
+        kv, engine = estimate.kv_cache, estimate.engine
+        if kv is None or engine is None or not kv.bytes_for_one_request:
+            return 0.0, float(room)
+        runs = min(float(engine.max_num_seqs * engine.data_parallel_size), self.goal.per_engine)
+        if room <= 0:
+            return runs, room / kv.bytes_for_one_request
+        return runs, self.goal.held(estimate)
+
+    def _take(self, taken: _Taken, inputs: Inputs, estimate: Estimate) -> None:
         why = "meets the goal" if self.goal.met(estimate) else "helps, but is not enough"
-        self._record(rung.name, "taken", change, why, self.estimate, estimate)
-        self.taken.append((rung.name, change))
+        self._record(taken.rung, "taken", taken.change, why, estimate)
+        self.taken.append(taken)
         self.inputs, self.estimate = inputs, estimate
 
     def _skip(self, rung: Rung, why: str) -> None:
-        self._record(rung.name, "skipped", Change(summary=rung.name), why, self.estimate, self.estimate)
+        if why:
+            self._record(rung, "skipped", Change(summary=rung.name), why, self.estimate)
 
-    def _record(self, rung: str, outcome: str, change: Change, why: str, before: Estimate, after: Estimate) -> None:
+    def _record(self, rung: Rung, outcome: str, change: Change, why: str, after: Estimate) -> None:
         self.steps.append(
             Step(
-                rung=rung,
+                rung=rung.name,
                 outcome=outcome,
                 summary=change.summary,
                 why=why,
                 quality_cost=change.quality_cost,
-                before=Snapshot.of(before),
-                after=Snapshot.of(after),
+                before=Snapshot.of(self.estimate, self.goal),
+                after=Snapshot.of(after, self.goal),
             )
         )
 
-    def _take_back(self) -> None:
-        """Drop, in the order taken, every change without which the goal is still met."""
-        changed = True
-        while changed:
-            changed = False
-            for index in range(len(self.taken)):
-                kept = [change for i, (_, change) in enumerate(self.taken) if i != index]
-                inputs = self.base
-                for change in kept:
-                    inputs = change.apply(inputs)
-                estimate = inputs.estimate()
+    def _with(self, changes: Sequence[Change]) -> tuple[Inputs, Estimate]:
+        inputs = self.base
+        for change in changes:
+            inputs = change.apply(inputs)
+        return inputs, self._estimate(inputs)
+
+    def _take_back(self) -> bool:
+        """Drop the dearest change without which the goal is still met; False where every one is needed."""
+        for index in sorted(range(len(self.taken)), key=lambda i: (-self.taken[i].change.cost, -i)):
+            rest = [taken.change for i, taken in enumerate(self.taken) if i != index]
+            inputs, estimate = self._with(rest)
+            if self.goal.met(estimate):
+                taken = self.taken.pop(index)
+                self._record(taken.rung, "taken back", taken.change, "the goal is met without it", estimate)
+                self.inputs, self.estimate = inputs, estimate
+                return True
+        return False
+
+    def _soften(self) -> bool:
+        """Replace one change by a gentler one of its rung that is enough; False where there is none."""
+        for index, taken in enumerate(self.taken):
+            for gentler in taken.gentler:
+                changes = [other.change for other in self.taken]
+                changes[index] = gentler
+                inputs, estimate = self._with(changes)
                 if self.goal.met(estimate):
-                    rung, change = self.taken.pop(index)
-                    self._record(rung, "taken back", change, "the goal is met without it", self.estimate, estimate)
+                    self._record(
+                        taken.rung, "softened", gentler, f"enough in place of {taken.change.summary}", estimate
+                    )
+                    kept = tuple(change for change in taken.gentler if change.cost < gentler.cost)
+                    self.taken[index] = _Taken(rung=taken.rung, change=gentler, gentler=kept)
                     self.inputs, self.estimate = inputs, estimate
-                    changed = True
-                    break
+                    return True
+        return False
 
     def plan(self) -> Plan:
         met = self.goal.met(self.estimate)
@@ -306,119 +294,13 @@ class _Climb:
             steps=tuple(self.steps),
             met=met,
             base=self.base,
-            changes=tuple(change for _, change in self.taken),
-            binding=None if met else _binding(self.estimate, self.goal),
+            changes=tuple(taken.change for taken in self.taken),
+            binding=None if met else self._binding(),
         )
 
-
-def _room(estimate: Estimate) -> float:
-    """How far along an estimate is: room for KV cache in units of one full-length request, negative when short."""
-    if not estimate.ranks:
-        return float("-inf")
-    room = min(rank.available_kv_bytes for rank in estimate.ranks)
-    kv = estimate.kv_cache
-    return room / kv.bytes_for_one_request if kv is not None and kv.bytes_for_one_request else float(room)
-
-
-def _binding(estimate: Estimate, goal: Goal) -> Reason:
-    if estimate.reasons:
-        return estimate.reasons[0]
-    kv = estimate.kv_cache
-    held = f"{kv.max_concurrency:.2f}" if kv else "0"
-    return Reason(
-        code="concurrency",
-        message=f"the KV cache holds {held} full-length requests, {goal.concurrency:g} are wanted",
-        flag="--max-model-len",
-    )
-
-
-# --- the rungs -----------------------------------------------------------------------------------------------------
-
-
-def _kv_fp8(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
-    yield Change(
-        summary="KV cache in fp8: half the bytes for each token",
-        args={"kv_cache_dtype": "fp8"},
-        quality_cost="very small: keys and values in 8 bits, usually without calibrated scales",
-    )
-
-
-def _quantize(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
-    if inputs.quantization is not None:
-        return
-    for variant in quantized_variants(inputs.source):
-        yield Change(
-            summary=variant.summary,
-            args=variant.args,
-            model=variant.model,
-            what_if_quantization=variant.what_if_quantization,
-            quality_cost=variant.quality_cost,
-        )
-
-
-def _larger_tp(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
-    current = inputs.args.get("tensor_parallel_size", 1)
-    for size in reversed(_sizes(goal.gpus)):
-        if size > current:
-            yield Change(
-                summary=f"tensor parallel size {size}: weights and KV heads over {size} cards",
-                args={"tensor_parallel_size": size},
-            )
-    for stages in range(2, goal.gpus // current + 1):
-        yield Change(
-            summary=f"pipeline parallel size {stages}: the layers over {stages} groups of cards",
-            args={"pipeline_parallel_size": stages},
-        )
-
-
-def _smaller_batch(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
-    if now.engine is None:
-        return
-    seqs = min(now.engine.max_num_seqs, max(64, ceil_div(int(goal.concurrency), 64) * 64))
-    for tokens in (2048, 1024, 512):
-        if tokens <= now.engine.max_num_batched_tokens and seqs <= tokens:
-            yield Change(
-                summary=f"smaller steps: {tokens} batched tokens, {seqs} sequences",
-                args={"max_num_batched_tokens": tokens, "max_num_seqs": seqs},
-                quality_cost="none; prefill is slower",
-            )
-
-
-def _smaller_context(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
-    kv = now.kv_cache
-    if kv is None or now.engine is None:
-        return
-    length = now.engine.max_model_len
-    while length > 512:
-        length = length // 2
-        yield Change(
-            summary=f"context of {length:,} tokens",
-            args={"max_model_len": length},
-            quality_cost=f"longer requests are rejected (wanted {now.engine.max_model_len:,})",
-        )
-
-
-def _offload(inputs: Inputs, goal: Goal, now: Estimate) -> Iterator[Change]:
-    kv = now.kv_cache
-    if kv is None or not now.ranks:
-        return
-    missing = goal.concurrency * kv.bytes_for_one_request + 2 * kv.bytes_per_block
-    missing -= min(rank.available_kv_bytes for rank in now.ranks)
-    offload = ceil_div(int(missing), GIB)
-    if offload <= 0 or offload * GIB > inputs.gpu.known_memory():
-        return  # every step reads it over PCIe: beyond a card's worth nobody would wait for the answer
-    yield Change(
-        summary=f"{offload} GiB of weights per GPU stay in host memory and are read over PCIe in every step",
-        args={"cpu_offload_gb": offload},
-        quality_cost="none; every step waits for PCIe",
-    )
-
-
-RUNGS: tuple[Rung, ...] = (
-    Rung(name="kv-cache-dtype fp8", flags=("kv_cache_dtype",), changes=_kv_fp8),
-    Rung(name="quantization", flags=("quantization",), changes=_quantize),
-    Rung(name="larger tensor parallel size", flags=("tensor_parallel_size",), changes=_larger_tp),
-    Rung(name="smaller batches", flags=("max_num_batched_tokens", "max_num_seqs"), changes=_smaller_batch),
-    Rung(name="smaller context", flags=("max_model_len",), changes=_smaller_context),
-    Rung(name="CPU offload", flags=("cpu_offload_gb",), changes=_offload),
-)
+    def _binding(self) -> Reason:
+        if self.estimate.reasons:
+            return self.estimate.reasons[0]
+        missing = self.goal.missing(self.estimate)
+        assert missing is not None
+        return missing

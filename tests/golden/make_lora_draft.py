@@ -16,12 +16,12 @@ with "modules", the bytes of a few of them; or "error", vLLM's sentence.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import gzip
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -74,6 +74,16 @@ def totals(weights: Any, found: list[tuple[str, int]]) -> list[int]:
     return [sum(size for _, size in found), sum(weights.block_bytes(size) for _, size in found)]
 
 
+def grouped(found: list[tuple[str, int]]) -> dict[str, list[int]]:
+    """{name without numbers: [how many, bytes in all]}"""
+    groups: dict[str, list[int]] = {}
+    for name, size in found:
+        entry = groups.setdefault(re.sub(r"\.\d+\.", ".*.", name), [0, 0])
+        entry[0] += 1
+        entry[1] += size
+    return groups
+
+
 class Stages:
     """Builds the target of each pipeline stage under its engine config."""
 
@@ -104,12 +114,12 @@ class Stages:
                 yield config, self.case._build(config, finish=True)
 
 
-def lora(case: Any, weights: Any, row: dict[str, Any], dump: bool) -> dict[str, Any]:
+def lora(case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
     import torch
     from vllm.lora.model_manager import create_lora_manager
 
     with tempfile.TemporaryDirectory() as folder:
-        stages = []
+        stages, tensors = [], []
         for config, model in Stages(case, Path(folder), row["model"], {"enable_lora": True, **row["args"]}):
             known: set[int] = set()
             storages(weights, model, known)
@@ -124,13 +134,11 @@ def lora(case: Any, weights: Any, row: dict[str, Any], dump: bool) -> dict[str, 
             )
             found = storages(weights, manager.model, known)
             stages.append(totals(weights, found))
-            if dump:
-                for name, size in found:
-                    print(name, size, file=sys.stderr)
-    return {"stages": stages}
+            tensors.append(grouped(found))
+    return {"stages": stages, "tensors": tensors}
 
 
-def draft(case: Any, weights: Any, row: dict[str, Any], dump: bool) -> dict[str, Any]:
+def draft(case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
     import torch
     from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
     from vllm.utils.torch_utils import set_default_torch_dtype
@@ -176,18 +184,16 @@ def draft(case: Any, weights: Any, row: dict[str, Any], dump: bool) -> dict[str,
                 built = eagle.load_eagle_model(target, config)
             found = storages(weights, built, known)
             stages.append(totals(weights, found))
-            if dump:
-                for name, size in found:
-                    print(name, size, file=sys.stderr)
-    return {"stages": stages, "k": config.speculative_config.num_speculative_tokens, "class": type(built).__name__}
+            tensors = grouped(found)
+    return {"stages": stages, "tensors": [tensors], "k": config.speculative_config.num_speculative_tokens, "class": type(built).__name__}
 
 
-def answer(ask: Any, case: Any, weights: Any, row: dict[str, Any], dump: bool) -> dict[str, Any]:
+def answer(ask: Any, case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
     """In a fork: vLLM keeps much in globals."""
     readable, writable = os.pipe()
     if os.fork() == 0:
         try:
-            result = ask(case, weights, row, dump)
+            result = ask(case, weights, row)
         except BaseException as error:  # noqa: BLE001
             result = {"error": case.describe(error)}
         with os.fdopen(writable, "w") as out:
@@ -205,6 +211,7 @@ def main() -> None:
     parser.add_argument("--source", required=True)
     parser.add_argument("--only", choices=("lora", "draft"))
     parser.add_argument("--match", default="")
+    parser.add_argument("--cases", type=Path, help="a JSON list of rows to ask instead")
     parser.add_argument("--dump", action="store_true", help="print every tensor; write no file")
     options = parser.parse_args()
     os.nice(10)
@@ -221,15 +228,16 @@ def main() -> None:
             continue
         buffer = io.BytesIO()
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as file:
-            for row in rows:
+            for row in json.loads(options.cases.read_text()) if options.cases else rows:
                 if options.match not in json.dumps(row):
                     continue
-                result = answer(ask, case, weights, row, options.dump)
+                result = answer(ask, case, weights, row)
                 if "error" in result:
                     result = {"error": result["error"].get("message"), **({"e": result["error"]} if options.dump else {})}
+                tensors = result.pop("tensors", None)
                 line = json.dumps({**row, "vllm": "0.33.0", **result})
-                with contextlib.suppress(OSError):
-                    os.write(stdout, (line[:600] + "\n").encode())
+                shown = json.dumps({**row, **result, "tensors": tensors}) if options.dump else line
+                os.write(stdout, (shown + "\n").encode())
                 file.write((line + "\n").encode())
         if not options.dump and not options.match:
             (HERE / f"{kind}.jsonl.gz").write_bytes(buffer.getvalue())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.engine.defaults import Engine
 from planner.errors import Reason
@@ -15,6 +16,7 @@ from planner.memory.kv_cache.messages import cannot_auto_fit, kv_too_small, no_c
 from planner.memory.kv_cache.specs import Demand
 from planner.model.architecture import Model
 from planner.model.attention import KVAttention, LayerState, MLAttention
+from planner.units import ceil_div
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,16 @@ class KVCachePlan:
     failure: Reason | None = None
     notes: tuple[str, ...] = ()
     """What had to be left out, each a sentence."""
+    layout: Layout | None = field(default=None, repr=False, compare=False)
+    """What it was worked out from; None where nothing is cached."""
+    demand: Demand | None = field(default=None, repr=False, compare=False)
+
+    def concurrency_at(self, length: int, spare_bytes: int = 0) -> float:
+        """Requests of this many tokens that the blocks hold at once, with so many bytes of each rank left over."""
+        if self.layout is None or self.demand is None or not self.bytes_per_block:
+            return math.inf
+        blocks = self.num_blocks - ceil_div(spare_bytes, self.bytes_per_block)
+        return self.layout.capacity(max(0, blocks), self.demand.with_len(length))[1]
 
 
 def cache_model(
@@ -208,6 +220,8 @@ def plan_kv_cache(
         groups=tuple(_summary(layout, demand)),
         failure=failure,
         notes=draft_notes(engine, draft),
+        layout=layout,
+        demand=demand,
     )
 
 

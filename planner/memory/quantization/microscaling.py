@@ -44,11 +44,13 @@ class Mxfp4Experts(BlockFloat):
         yield "w13_weight", w13
         yield "w2_weight", w2
         yield from p.biases(bias_bytes)
-        # Hopper's scale layout holds whole runs of four groups on the contracted side.
-        run = 4 if self.on_triton(s.capability) and s.capability == HOPPER else 1
+        # Hopper's scale layout holds whole runs of four groups on the contracted side, and of 256 rows (32 for each of
+        # eight warps) on the other (utils/mxfp4_utils.py _swizzle_mxfp4 and triton_kernels' HopperMXScaleLayout).
+        swizzled = self.on_triton(s.capability) and s.capability == HOPPER
+        run, rows = (4, 256) if swizzled else (1, 1)
         across, down = round_up(p.hidden // 32, run), round_up(p.width // 32, run)
-        yield "w13_weight_scale", s.count * across * p.up
-        yield "w2_weight_scale", s.count * down * p.hidden
+        yield "w13_weight_scale", s.count * across * round_up(p.up, rows)
+        yield "w2_weight_scale", s.count * down * round_up(p.hidden, rows)
 
 
 MXFP4_EXPERTS = Mxfp4Experts()

@@ -124,7 +124,8 @@ class OnlineInt8Experts(Online):
 @online_method("nvfp4_per_token")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineNvfp4Experts(Online):
-    min_capability = BLACKWELL
+    """A model without experts is left as it is, on any card."""
+
     facts = Facts("4-bit floating point experts, quantized while loading; the rest stays in 16 bits", 4.5, 2)
     of_linears = None
     of_experts = Nvfp4PerToken(scalars=0)

@@ -550,7 +550,9 @@ class BlockFloat(Stored):
         yield "w13_weight", w13
         yield "w2_weight", w2
         yield "w13_weight_scale", s.count * p.up * (s.hidden // self.group)
-        yield "w2_weight_scale", s.count * s.hidden * (p.width // self.group)
+        # The scales were made for the width as it is; padding adds the whole groups that it holds.
+        groups = s.width // self.group + (p.width - s.width) // self.group
+        yield "w2_weight_scale", s.count * s.hidden * groups
         yield from s.biases(s.at.dtype_bytes)
         for name, each in self.expert_scalars:
             yield name, s.count * each * FP32

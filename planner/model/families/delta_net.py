@@ -303,6 +303,7 @@ def kimi_linear(config: Config, name: str) -> Model:
         m.hidden, linear.int("num_heads"), linear.int("head_dim"), linear.int("short_conv_kernel_size")
     )
     moe = moe_sizes(config, count="num_experts", top_k="num_experts_per_token")
+    moe = replace(moe, narrowest=count(config, "min_moe_intermediate_per_partition", 256))
     sparse = sparse_mlp(
         m.hidden,
         moe,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 from planner.model.architecture import Model
 from planner.model.config import Config
 from planner.model.families import family
@@ -9,7 +12,7 @@ from planner.model.families import towers as t
 from planner.model.families.latent import deepseek_text
 from planner.model.families.moe import minimax_m3_text
 from planner.model.families.vision import multimodal
-from planner.model.modules import Heads, Module
+from planner.model.modules import Heads, Module, Placement, Tensor, Weight
 
 
 @family("KimiK25ForConditionalGeneration")
@@ -23,6 +26,18 @@ def kimi_k25(config: Config, name: str) -> Model:
         ("mm_projector.proj.2", "mm_projector.linear_2"),
     )
     return multimodal(config, text, _moonvit(vision, text.hidden_size), renames=renames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeWeight(Weight):
+    """Made in fp32 and cast with the tower, which vLLM leaves uncast where a quantization config reaches it.
+
+    models/kimi_k25.py _maybe_ignore_quant_config (0.33): all but compressed-tensors do.
+    """
+
+    def tensors(self, at: Placement) -> Iterator[Tensor]:
+        uncast = at.quantization is not None and at.quantization.name != "compressed-tensors"
+        yield from super().tensors(replace(at, dtype="float32") if uncast else at)
 
 
 def _moonvit(v: Config, text: int) -> tuple[Module, ...]:
@@ -42,7 +57,12 @@ def _moonvit(v: Config, text: int) -> tuple[Module, ...]:
         t.weight(
             f"{root}.patch_embed.pos_emb.weight", v.int("init_pos_emb_height"), v.int("init_pos_emb_width"), hidden
         ),
-        t.buffer(f"{root}.patch_embed.pos_emb.time_weight", v.int("init_pos_emb_time"), 1, hidden),
+        TimeWeight(
+            name=f"{root}.patch_embed.pos_emb.time_weight",
+            shape=(v.int("init_pos_emb_time"), 1, hidden),
+            kind="buffer",
+            group="vision",
+        ),
         t.blocks(f"{root}.encoder.blocks.", v.int("vt_num_hidden_layers"), block),
         *t.norms(hidden, f"{root}.encoder.final_layernorm", f"{projector}.pre_norm"),
         t.linear(f"{projector}.linear_1", merged, merged, split="none", quantizable=False),

@@ -40,6 +40,7 @@ class Moe:
     experts: int
     top_k: int
     intermediate: int
+    narrowest: int = 0
 
 
 def moe_sizes(
@@ -126,6 +127,7 @@ def sparse_mlp(
             top_k=moe.top_k,
             bias=expert_bias,
             packed=packed,
+            narrowest=moe.narrowest,
             layout=layout,
         ),
     ]

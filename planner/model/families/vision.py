@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from planner.model.architecture import Layer, Model
 from planner.model.attention import CrossAttention
 from planner.model.config import Config
+from planner.model.encoder import encoder_facts
 from planner.model.families import build_text, family
 from planner.model.families import towers as t
 from planner.model.families.common import (
@@ -83,6 +84,7 @@ def multimodal(
         towers=tuple(towers),
         renames=tuple(renames),
         is_multimodal=True,
+        encoder=encoder_facts(config, text.hidden_size),
         **others,
     )
 

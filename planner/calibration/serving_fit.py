@@ -1,0 +1,209 @@
+"""Fits the constants of the speed model on measured serving: least squares on log errors, with priors.
+
+Robust (large errors count by their size, not their square), weighted by source: the rows of one source together weigh as
+much as the square root of their number. Constants start from what data sheets and single kernels suggest and are held
+there by a prior, so that a GPU generation or kernel with few measurements stays near what the others say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.calibration.serving_rows import Case
+from planner.planning.throughput.rates import Rates
+from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
+from planner.planning.throughput.work import stacked
+
+Array = NDArray[np.float64]
+
+FOLDS = 5
+
+PRIORS: Mapping[str, tuple[float, float]] = {
+    "bandwidth.dense": (0.8, 0.3),
+    "bandwidth.experts": (0.65, 0.4),
+    "bandwidth.dense.int4_weight": (0.9, 0.3),
+    "kv_bandwidth": (0.6, 0.5),
+    "flops": (0.6, 0.4),
+    "flops.dense.fp4": (0.6, 0.5),
+    "flops.experts.fp4": (0.4, 0.5),
+    "flops.experts.bf16": (0.7, 0.5),
+    "flops.experts.fp8": (0.6, 0.5),
+    "flops.experts.fp4_weight": (0.5, 0.5),
+    "flops.experts.int4_weight": (0.5, 0.5),
+    "pair_flops": (0.4, 0.5),
+    "link_bandwidth.nvlink": (0.7, 0.4),
+    "link_bandwidth.pcie": (0.7, 0.4),
+    "link_bandwidth.node": (0.7, 0.4),
+    "link_latency_us.nvlink": (8.0, 0.7),
+    "link_latency_us.pcie": (30.0, 0.7),
+    "link_latency_us.node": (60.0, 0.7),
+    "layer_us": (15.0, 0.7),
+    "launch_us": (120.0, 0.7),
+    "step_us.v0": (2500.0, 0.7),
+    "step_us.v1": (1000.0, 0.7),
+    "step_us.async": (500.0, 0.7),
+    "step_us.cpu": (4000.0, 0.7),
+    "sequence_us": (10.0, 0.7),
+    "first_token_ms": (25.0, 0.7),
+    "crowd": (0.05, 0.7),
+}
+"""Where a constant starts, and how far the logarithm may move from there (one standard deviation)."""
+_DEVIATION = (1.0, 0.25)
+"""The prior of a generation's or a kernel's deviation."""
+_STRENGTH = 4.0
+"""How many (weighted) measurements a prior counts for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Cases as arrays: the speed model computes them at once."""
+
+    cases: tuple[Case, ...]
+    names: tuple[str, ...]
+    nominal: Mapping[str, Array]
+    """By field of Rates."""
+    factors: Mapping[str, NDArray[np.int64]]
+    """By field, one row a case: which constants it is multiplied by; len(names) stands for 1."""
+
+
+def batch_of(cases: Sequence[Case]) -> Batch:
+    names = sorted({name for case in cases for rate in case.table.values() for name in rate.constants})
+    index = {name: i for i, name in enumerate(names)}
+    nominal, factors = {}, {}
+    for f in fields(Rates):
+        rates = [case.table[f.name] for case in cases]
+        width = max(len(rate.constants) for rate in rates)
+        nominal[f.name] = np.array([rate.nominal for rate in rates])
+        rows = [[index[n] for n in rate.constants] + [len(names)] * (width - len(rate.constants)) for rate in rates]
+        factors[f.name] = np.array(rows, dtype=np.int64).reshape(len(rates), width)
+    return Batch(cases=tuple(cases), names=tuple(names), nominal=nominal, factors=factors)
+
+
+def prior(name: str) -> tuple[float, float]:
+    return PRIORS.get(name, _DEVIATION)
+
+
+def start(names: Iterable[str]) -> dict[str, float]:
+    """The constants before any measurement."""
+    return {name: prior(name)[0] for name in names}
+
+
+class Predictor:
+    """Predicts a batch for any constants."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.work = stacked([case.work for case in batch.cases])
+        self.limits = Limits(**{f.name: _column([c.limits for c in batch.cases], f.name) for f in fields(Limits)})
+        self.load = Load(**{f.name: _column([c.load for c in batch.cases], f.name) for f in fields(Load)})
+        self.request_rate = np.array([case.request_rate or np.nan for case in batch.cases], dtype=float)
+
+    def steady(self, values: Array) -> Steady:
+        """values: the constants in the order of batch.names."""
+        padded = np.append(values, 1.0)
+        rates = Rates(
+            **{name: nominal * padded[self.batch.factors[name]].prod(axis=1) for name, nominal in self.batch.nominal.items()}
+        )
+        if np.isfinite(self.request_rate).any():
+            load = at_rate(self.work, rates, self.limits, self.load, self.request_rate)
+        else:
+            load = self.load
+        return steady(self.work, rates, self.limits, load)
+
+    def figures(self, values: Array) -> dict[str, Array]:
+        """Predicted "tpot" and "ttft" in seconds and "output" in tokens/s."""
+        found = self.steady(values)
+        return {"tpot": found.tpot, "ttft": found.ttft, "output": found.requests_per_s * self.load.output_len}
+
+
+def _column(rows: Sequence[object], name: str) -> Array:
+    return np.array([getattr(row, name) for row in rows], dtype=float)
+
+
+# --- least squares ----------------------------------------------------------------------------------------------------
+
+
+def fit_constants(cases: Sequence[Case], *, rounds: int = 14) -> dict[str, float]:
+    """The constants that predict these cases best."""
+    batch = batch_of(cases)
+    problem = _Problem(Predictor(batch))
+    logs = np.log(np.array([prior(name)[0] for name in batch.names]))
+    damping, loss = 1.0, problem.loss(logs)
+    for _ in range(rounds):
+        step = problem.step(logs, damping)
+        moved = problem.loss(logs + step)
+        if moved < loss:
+            logs, damping = logs + step, damping / 3
+            if loss - moved < 1e-4 * loss:
+                break
+            loss = moved
+        else:
+            damping *= 5
+    return dict(zip(batch.names, (float(f"{v:.5g}") for v in np.exp(logs)), strict=True))
+
+
+class _Problem:
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        batch = predictor.batch
+        self.centre = np.log([prior(name)[0] for name in batch.names])
+        self.width = np.array([prior(name)[1] for name in batch.names])
+        counts: dict[str, int] = {}
+        for case in batch.cases:
+            counts[case.source] = counts.get(case.source, 0) + 1
+        self.measured = {
+            figure: np.array([case.measured.get(figure, np.nan) for case in batch.cases])
+            for figure in ("tpot", "ttft", "output")
+        }
+        self.weight = np.array([counts[case.source] ** -0.5 for case in batch.cases])
+
+    def residuals(self, logs: Array) -> Array:
+        found = self.predictor.figures(np.exp(logs))
+        parts = [np.log(found[name]) - np.log(measured) for name, measured in self.measured.items()]
+        return np.concatenate([part[np.isfinite(part)] for part in parts])
+
+    def weights(self) -> Array:
+        return np.concatenate([self.weight[np.isfinite(measured)] for measured in self.measured.values()])
+
+    def loss(self, logs: Array) -> float:
+        errors = self.residuals(logs)
+        robust = np.sqrt(errors**2 + _SOFT**2) - _SOFT
+        held = ((logs - self.centre) / self.width) ** 2
+        return float((self.weights() * robust).sum() + _STRENGTH * _UNIT * held.sum())
+
+    def step(self, logs: Array, damping: float) -> Array:
+        """Gauss-Newton with reweighting, damped, at most a factor of 1.6 at once."""
+        errors = self.residuals(logs)
+        jacobian = np.empty((len(errors), len(logs)))
+        for i in range(len(logs)):
+            moved = logs.copy()
+            moved[i] += 1e-3
+            jacobian[:, i] = (self.residuals(moved) - errors) / 1e-3
+        weights = self.weights() / np.sqrt(errors**2 + _SOFT**2)
+        hold = 2 * _STRENGTH * _UNIT / self.width**2
+        normal = jacobian.T @ (weights[:, None] * jacobian) + np.diag(hold)
+        gradient = jacobian.T @ (weights * errors) + hold * (logs - self.centre)
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -gradient)
+        return np.clip(step, -0.5, 0.5)
+
+
+_SOFT = 0.05
+"""Log errors below this count as squares, above as they are."""
+_UNIT = 0.01
+"""A prior's weight per unit of strength."""
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+def fold_of(cases: Iterable[Case]) -> dict[str, int]:
+    """Which part of the data each source is judged in: sources in order of their names, dealt out in turn, by file."""
+    folds: dict[str, int] = {}
+    for file in sorted({case.file for case in cases}):
+        for i, source in enumerate(sorted({case.source for case in cases if case.file == file})):
+            folds[source] = i % FOLDS
+    return folds

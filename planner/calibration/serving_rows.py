@@ -1,0 +1,323 @@
+"""Measured serving as cases that the speed model can predict: which rows, read how, and what was left out and why.
+
+What the rows do not say, and how it is read here:
+
+- serving.jsonl: lengths were drawn from 80 to 100 % of those named (the client's range ratio), so the mean is 0.9 of
+  them. Rows that name several data-parallel replicas carry the very figures of rows with one: they are one replica
+  with expert parallelism over its tensor-parallel ranks. Rows that repeat another's figures are left out.
+- serving-more.jsonl: requests sent all at once run as many together as fit, in waves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import hf_configs
+from planner.errors import InputError
+from planner.memory.budget import Estimate
+from planner.memory.quantization.recipes import RECIPES
+from planner.planning.throughput.predict import limits_of
+from planner.planning.throughput.rates import Rate, rate_table
+from planner.planning.throughput.steady import Limits, Load
+from planner.planning.throughput.work import Work, work_of
+from planner.request import Inputs, prepare
+
+MEASURED = Path(__file__).parent.parent / "measured"
+FILES = ("serving.jsonl", "serving-more.jsonl")
+
+RANGE_RATIO_MEAN = 0.9
+"""Mean length over the length named, in serving.jsonl."""
+
+STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
+    ("meta-llama/Llama-3.1-70B", "fp8"): ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", None),
+    ("meta-llama/Llama-3.1-70B", "fp4"): ("RedHatAI/Llama-3.1-70B-Instruct-NVFP4", None),
+    ("MiniMaxAI/MiniMax-M2.5", "fp4"): ("nvidia/MiniMax-M2.5-NVFP4", None),
+    ("moonshotai/Kimi-K2.5", "fp4"): ("nvidia/Kimi-K2.5-NVFP4", None),
+    ("neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8", "fp8"): ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", None),
+    ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8", "fp8"): ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", None),
+    ("nvidia/Llama-3.1-8B-Instruct-FP8", "fp8"): ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", None),
+    ("Llama-3-70B AWQ", "awq"): ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", None),
+    ("zai-org/GLM-4.6-FP8", "fp8"): ("zai-org/GLM-4.5", "fp8"),
+    ("cpatonn/Qwen3-VL-30B-A3B-Instruct-AWQ-4bit", "awq"): ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "awq"),
+    ("Qwen3-Coder-30B-A3B-Instruct-AWQ", "awq"): ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "awq"),
+    ("Qwen3-Coder-Next-FP8", "fp8"): ("Qwen/Qwen3-Coder-Next", "fp8"),
+    ("Qwen3.6-35B-A3B AutoRound INT4", "int4 (AutoRound)"): ("Qwen/Qwen3.6-35B-A3B", "w4a16"),
+    ("Qwen/Qwen3.6-27B-FP8", "fp8"): ("Qwen/Qwen3.6-27B", "fp8"),
+    ("Qwen/Qwen3-VL-32B-Instruct-FP8", "fp8"): ("Qwen/Qwen3-32B-FP8", None),
+    ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8", "fp8"): ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "fp8"),
+    ("nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16", "bf16"): (
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        None,
+    ),
+    ("nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-NVFP4", "nvfp4"): (
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4",
+        None,
+    ),
+    ("nvidia/Nemotron-Cascade-2-30B-A3B", "bf16"): ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", None),
+    ("nvidia/Gemma-4-26B-A4B-NVFP4", "nvfp4"): ("google/gemma-4-26B-A4B-it", "nvfp4"),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "awq"): ("Qwen/Qwen2.5-1.5B-Instruct-AWQ", None),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "gptq-int4"): ("Qwen/Qwen2.5-1.5B-Instruct-GPTQ-Int4", None),
+}
+"""(a row's model, its precision): the catalogue's model of the same shape, and the format it is taken to be in."""
+
+_SUFFIXES = {"awq": "-AWQ", "gptq-int4": "-GPTQ-Int4", "gptq-int8": "-GPTQ-Int8"}
+"""How Qwen names its own quantized checkpoints."""
+_OWN = ("bf16", "fp16", "", "none")
+"""Precisions that are the checkpoint's own; others too, where its config names a quantization."""
+
+CARDS = {
+    "b200_sxm": "B200",
+    "h100_sxm": "H100-SXM-80GB",
+    "h200_sxm": "H200-SXM",
+    "A100-80GB": "A100 80GB SXM4",
+    "A100-40GB": "A100 40GB SXM4",
+    "A100-40GB PCIe": "A100 40GB PCIe",
+    "H100": "H100-SXM-80GB",
+    "H100-80GB (variant not stated)": "H100 PCIe",
+    "H100 NVL 94GB": "H100 NVL",
+    "GB10 (DGX Spark)": "GB10",
+    "RTX PRO 6000 Blackwell": "RTX PRO 6000 Blackwell Workstation Edition",
+    "RTX PRO 6000 Blackwell Max-Q": "RTX PRO 6000 Blackwell Max-Q",
+}
+"""A row's card under the catalogue's name, where the row's own does not do."""
+
+_FLAGS: tuple[tuple[str, str, type], ...] = (
+    (r"--max-num-batched-tokens[ =](\d+)", "max_num_batched_tokens", int),
+    (r"--?max-model-len[ =](\d+)(?!k)\b", "max_model_len", int),
+    (r"max_model_len=(\d+)", "max_model_len", int),
+    (r"--gpu-memory-utilization[ =]([\d.]+)", "gpu_memory_utilization", float),
+    (r"gpu_memory_utilization=(0?\.\d+)", "gpu_memory_utilization", float),
+    (r"--max-num-seqs?[ =](\d+)", "max_num_seqs", int),
+    (r"(?:-pp|--pipeline-parallel-size)[ =](\d+)", "pipeline_parallel_size", int),
+    (r"--moe-backend[ =](\w+)", "moe_backend", str),
+    (r"--linear-backend[ =](\w+)", "linear_backend", str),
+)
+"""What a row's `flags` say, as engine arguments."""
+_SWITCHES = (
+    (r"--enforce-eager|enforce_eager=True", "enforce_eager", True),
+    (r"--enable-expert-parallel", "enable_expert_parallel", True),
+    (r"--async-scheduling|async_scheduling=True", "async_scheduling", True),
+    (r"async_scheduling=False", "async_scheduling", False),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One measurement that can be predicted."""
+
+    row: Mapping[str, Any]
+    file: str
+    source: str
+    """What was measured together: the model and card in serving.jsonl, the publisher in serving-more.jsonl."""
+    inputs: Inputs
+    work: Work
+    table: Mapping[str, Rate]
+    limits: Limits
+    load: Load
+    request_rate: float | None
+    """Requests/s, where the row gives that in place of a concurrency."""
+    measured: Mapping[str, float]
+    """By figure: "tpot", "ttft" (seconds), "output" (tokens/s)."""
+
+    @property
+    def model(self) -> str:
+        return str(self.row["model"])
+
+    @property
+    def card(self) -> str:
+        return self.inputs.gpu.name
+
+
+@cache
+def cases() -> tuple[tuple[Case, ...], Mapping[str, int]]:
+    """(the measurements that can be predicted, how many rows were left out for which reason)."""
+    found: list[Case] = []
+    left_out: dict[str, int] = {}
+    seen: set[object] = set()
+    for file, row in _rows():
+        same = _figures(row)
+        case = _case(file, row) if same not in seen else "it repeats the figures of another row"
+        seen.add(same)
+        if isinstance(case, Case):
+            found.append(case)
+        else:
+            left_out[case] = left_out.get(case, 0) + 1
+    return tuple(found), left_out
+
+
+def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in FILES:
+        lines = [json.loads(line) for line in (MEASURED / file).read_text(encoding="utf-8").splitlines()]
+        # Of rows with the same figures the one that names fewest replicas is kept.
+        yield from ((file, row) for row in sorted(lines, key=lambda row: row.get("data_parallel_size") or 1))
+
+
+def _figures(row: Mapping[str, Any]) -> object:
+    figures = [row.get(key) for key in ("ttft_ms", "tpot_ms", "output_tokens_per_s", "ttft_ms_mean", "tpot_ms_mean")]
+    rounded = tuple(None if figure is None else float(f"{figure:.5g}") for figure in figures)
+    return (row["model"], row["gpu"], row.get("concurrency"), row.get("input_len"), row.get("output_len"), rounded)
+
+
+def _case(file: str, row: Mapping[str, Any]) -> Case | str:
+    if row.get("output_len") is None:
+        return "its output length is not stated"
+    request = _request(file, row)
+    if isinstance(request, str):
+        return request
+    launch = _launch(json.dumps(request, sort_keys=True))
+    if isinstance(launch, str):
+        return launch
+    inputs, estimate = launch
+    assert estimate.engine is not None
+    ratio = RANGE_RATIO_MEAN if file == FILES[0] else 1.0
+    input_len = ratio * float(row.get("input_len") or 64)
+    output_len = max(ratio * float(row["output_len"]), 2.0)
+    work, kernels = work_of(estimate, inputs.quantization)
+    limits = limits_of(inputs, estimate, input_len + output_len / 2)
+    measured = _measured(row)
+    if not measured:
+        return "it has neither tokens/s nor TPOT"
+    concurrency, measured = _concurrency(row, limits, measured)
+    return Case(
+        row=row,
+        file=file,
+        source=_source(file, row),
+        inputs=inputs,
+        work=work,
+        table=rate_table(inputs.gpu, estimate.engine, kernels),
+        limits=limits,
+        load=Load(concurrency=concurrency, input_len=input_len, output_len=output_len),
+        request_rate=row.get("request_rate") if row.get("concurrency") is None else None,
+        measured=measured,
+    )
+
+
+@cache
+def _launch(request: str) -> tuple[Inputs, Estimate] | str:
+    """Rows share launches: each is estimated once."""
+    try:
+        inputs = prepare(json.loads(request))
+        estimate = inputs.estimate()
+    except InputError as error:
+        return f"it cannot be asked for: {str(error).split(';')[0][:80]}"
+    if not estimate.fits or estimate.engine is None:
+        return f"it is predicted not to start ({estimate.reasons[0].code})"
+    return inputs, estimate
+
+
+def _source(file: str, row: Mapping[str, Any]) -> str:
+    if file == FILES[0]:
+        return f"{row['model']} on {row['gpu']}"
+    found = re.match(r"https?://(?:www\.)?(github\.com/[^/]+/[^/]+|[^/]+)", str(row["source"]))
+    return found.group(1).removeprefix("github.com/") if found else f"a public log, {row['gpu']}"
+
+
+def _request(file: str, row: Mapping[str, Any]) -> dict[str, Any] | str:
+    precision = str(row.get("weights_precision") or "")
+    chosen = _model(str(row["model"]), precision)
+    if isinstance(chosen, str):
+        return chosen
+    name, what_if = chosen
+    request: dict[str, Any] = {
+        "model": name,
+        "gpu": CARDS.get(row["gpu"], row["gpu"]),
+        "what_if_quantization": what_if,
+        "tensor_parallel_size": int(row.get("tensor_parallel_size") or 1),
+        "vllm_version": _version(row),
+        "kv_cache_dtype": row.get("kv_cache_dtype"),
+        **_flags(str(row.get("flags") or "")),
+    }
+    if file == FILES[0]:
+        request["enable_expert_parallel"] = True if row["moe_ep_size"] > 1 else None
+    longest = int(row.get("input_len") or 64) + int(row["output_len"])
+    # Long-context rows exceed what the config allows; models far longer than the load would not start on small cards.
+    request["max_model_len"] = max(longest + 8, min(request.get("max_model_len", 16384), 16384))
+    if longest + 8 > 32768:
+        request["hf_overrides"] = {"max_position_embeddings": longest + 8}
+    return {key: value for key, value in request.items() if value is not None}
+
+
+def _model(name: str, precision: str) -> tuple[str, str | None] | str:
+    if (name, precision) in STAND_INS:
+        return STAND_INS[name, precision]
+    found = hf_configs.find(name)
+    own = hf_configs.find(name + _SUFFIXES.get(precision, ""))
+    if own is not None:
+        found, precision = own, precision if precision not in _SUFFIXES else ""
+    if found is None:
+        return "its config is not in the catalogue"
+    if precision in _OWN or precision not in RECIPES or _is_quantized(found):
+        return found, None
+    return found, precision
+
+
+def _is_quantized(name: str) -> bool:
+    from planner.model.config import load_config
+
+    loaded = load_config(name)
+    return "quantization_config" in loaded.values or loaded.quant_config is not None
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    """Where it is not stated: a version of the middle of the period in which the rows were published."""
+    found = re.match(r"\d+\.\d+\.\d+", str(row.get("vllm_version") or ""))
+    if found:
+        return found.group(0)
+    if str(row.get("vllm_version")).startswith("nightly"):
+        return "0.18.0"
+    return "0.13.0" if row.get("measured_from") else "0.11.0"
+
+
+def _flags(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pattern, name, kind in _FLAGS:
+        match = re.search(pattern, text)
+        if match:
+            found.setdefault(name, kind(match.group(1)))
+    for pattern, name, value in _SWITCHES:
+        if re.search(pattern, text):
+            found[name] = value
+    return found
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, float]:
+    """Means where there are means, medians otherwise; seconds and tokens/s."""
+    found = {}
+    if "ttft_ms" in row:
+        return {"tpot": row["tpot_ms"] / 1e3, "ttft": row["ttft_ms"] / 1e3}
+    tpot = row.get("tpot_ms_mean") or row.get("tpot_ms_median") or row.get("itl_ms_mean")
+    if tpot is not None:
+        found["tpot"] = float(tpot) / 1e3
+    if row.get("output_tokens_per_s") is not None:
+        found["output"] = float(row["output_tokens_per_s"])
+    return found
+
+
+def _concurrency(
+    row: Mapping[str, Any], limits: Limits, measured: Mapping[str, float]
+) -> tuple[float, Mapping[str, float]]:
+    """(requests at once, the one figure to judge by): TPOT where the load is steady, tokens/s for a burst."""
+    if "ttft" in measured:
+        return float(row["concurrency"]), measured
+    steady = row.get("concurrency") is not None
+    prompts = row.get("num_prompts")
+    if not steady and row.get("request_rate") is None and prompts is None:
+        steady, prompts = True, None
+    concurrency = float(row.get("concurrency") or 1.0)
+    if prompts is not None and row.get("request_rate") is None:
+        # n requests at once run in waves: on average n / waves of them.
+        together = min(concurrency if steady else prompts, limits.max_num_seqs, limits.fits)
+        concurrency = prompts / ceil(prompts / max(together, 1.0))
+    if "decode phase" in row["notes"] or "decode speed" in row["notes"]:
+        found = measured.get("tpot") or concurrency / measured["output"]
+        return concurrency, {"tpot": found}
+    if "output" in measured and row.get("request_rate") is None:
+        return concurrency, {"output": measured["output"]}
+    return (concurrency, {"tpot": measured["tpot"]}) if "tpot" in measured else (concurrency, measured)

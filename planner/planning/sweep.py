@@ -1,0 +1,434 @@
+"""A grid of launches of one model as a table: every combination estimated, 100,000 in under a second.
+
+What does not depend on the batch and the context (weights, the KV cache's layout, what vLLM refuses) is worked out once
+for each launch shape by the very functions that `estimate` calls; the rest is the same arithmetic over numpy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planner.engine import rules
+from planner.engine.defaults import Engine, resolve
+from planner.errors import InputError, Refusal
+from planner.memory.allocator import loading_max_split
+from planner.memory.budget import available_memory, has_kv_cache, not_free, placement_of
+from planner.memory.kv_cache.capacity import Layout
+from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
+from planner.memory.kv_cache.layout import make_layout
+from planner.memory.kv_cache.plan import cache_model, demand_of
+from planner.memory.overhead import Overhead, overhead
+from planner.memory.weights import StageWeights, stage_weights
+from planner.model.attention import MLAttention
+from planner.model.modules import EngineBuffer, Placement
+from planner.planning.change import request_of
+from planner.request import Inputs, prepare
+from planner.units import GIB
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LARGEST_GRID = 20_000_000
+FITS, DOES_NOT_FIT, REFUSED = 0, 1, 2
+STATUS = ("fits", "does_not_fit", "refused")
+_Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The values of each dimension; None is vLLM's own default, or what the request gives."""
+
+    gpu: tuple[str, ...] = ()
+    """Empty: the request's card."""
+    tensor_parallel_size: tuple[int | None, ...] = (None,)
+    pipeline_parallel_size: tuple[int | None, ...] = (None,)
+    quantization: tuple[str | None, ...] = (None,)
+    """Methods of --quantization; "what-if:awq" for a checkpoint to be made, "model:NAME" for another checkpoint."""
+    kv_cache_dtype: tuple[str | None, ...] = (None,)
+    max_model_len: tuple[int | None, ...] = (None,)
+    max_num_seqs: tuple[int | None, ...] = (None,)
+    max_num_batched_tokens: tuple[int | None, ...] = (None,)
+
+    @property
+    def size(self) -> int:
+        counts = (len(getattr(self, entry.name)) for entry in fields(self))
+        return int(np.prod([max(1, count) for count in counts]))
+
+    def checked(self) -> Grid:
+        """InputError where a dimension is empty, a value no engine argument, or the table too large for memory."""
+        for entry in fields(self):
+            if entry.name != "gpu" and not getattr(self, entry.name):
+                raise InputError(f"{entry.name}: no values to sweep over")
+        if self.size > LARGEST_GRID:
+            raise InputError(f"{self.size:,} combinations: at most {LARGEST_GRID:,} fit in one table")
+        if any(length is not None and length < 1 for length in self.max_model_len):
+            raise InputError("max_model_len: a sweep needs lengths of at least 1")
+        return self
+
+
+_LAUNCH = ("tensor_parallel_size", "pipeline_parallel_size", "kv_cache_dtype")
+_SHAPE = ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
+
+
+def sweep(request: Mapping[str, Any], grid: Grid) -> pd.DataFrame:
+    """One row for each combination, in the order of Grid's fields, the last varying fastest."""
+    table = _Table(prepare(_with_gpu(request, grid)), grid.checked())
+    return table.frame()
+
+
+def _with_gpu(request: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    return {**request, "gpu": grid.gpu[0]} if grid.gpu else dict(request)
+
+
+def request_of_row(request: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The request whose `estimate` a row of the table is."""
+    made = {**request, "gpu": row["gpu"]}
+    made |= _quantized(str(row["quantization"]) if row["quantization"] else None)
+    return made | {name: row[name] for name in (*_LAUNCH, *_SHAPE)}
+
+
+def _quantized(label: str | None) -> dict[str, Any]:
+    kind, _, name = (label or "").partition(":")
+    if kind == "what-if":
+        return {"what_if_quantization": name}
+    if kind == "model":
+        return {"model": name}
+    return {"quantization": label} if label else {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shapes:
+    """Batch and context of every combination on one card, as vLLM resolves them."""
+
+    engines: tuple[Engine | None, ...]
+    """None where vLLM refuses it."""
+    codes: tuple[str, ...]
+    """Why; empty where it does not."""
+    max_model_len: _Ints
+    max_num_seqs: _Ints
+    max_num_batched_tokens: _Ints
+
+    @cached_property
+    def legal(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return np.array([engine is not None for engine in self.engines])
+
+
+@dataclass(kw_only=True)
+class _Columns:
+    """Results of one launch over all shapes."""
+
+    status: np.ndarray[Any, Any]
+    reason: np.ndarray[Any, Any]
+    numbers: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+
+_NUMBERS = ("weights_bytes", "model_loading_bytes", "available_kv_bytes", "bytes_per_block", "num_blocks", "tokens")
+_REASONS = ("", "no_cache_blocks", "kv_too_small_for_one_request", "out_of_memory", "free_memory_below_requested")
+
+
+class _Table:
+    """The sweep of one model."""
+
+    def __init__(self, inputs: Inputs, grid: Grid) -> None:
+        if inputs.ask_vllm or inputs.gpu.kind == "cpu":
+            raise InputError("a sweep is over GPUs, of an architecture that vllm-fit knows")
+        self.grid, self.base = grid, inputs
+        self.cards = [replace(inputs, gpu=self._card(name)) for name in grid.gpu] or [inputs]
+        self.reasons = {code: index for index, code in enumerate(_REASONS)}
+        self._overheads: dict[object, Overhead] = {}
+        self._weights: dict[object, tuple[StageWeights, ...]] = {}
+        self._shapes: dict[object, _Shapes] = {}
+
+    def _card(self, name: str) -> Any:
+        return prepare({**request_of(self.base), "gpu": name}).gpu
+
+    def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        launches = list(self._launches())
+        count = len(launches)
+        results = [self._launch(*launch) for launch in launches]
+        size = len(results[0].status)
+        data: dict[str, Any] = {"gpu": _repeated([inputs.gpu.name for inputs, _, _ in launches], size)}
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            data[name] = np.repeat([given.get(name, 1) for _, given, _ in launches], size)
+        data["quantization"] = _repeated([label or "" for _, _, label in launches], size)
+        data["kv_cache_dtype"] = _repeated([given.get("kv_cache_dtype", "auto") for _, given, _ in launches], size)
+        for name in _SHAPE:
+            data[name] = np.concatenate([getattr(self._shapes_of(*launch[:2]), name) for launch in launches])
+        status = np.concatenate([result.status for result in results])
+        data["status"] = pd.Categorical.from_codes(status, categories=list(STATUS))
+        reason = np.concatenate([result.reason for result in results])
+        data["reason"] = pd.Categorical.from_codes(reason, categories=list(self.reasons))
+        for name in (*_NUMBERS, "max_concurrency"):
+            data[name] = np.concatenate([result.numbers[name] for result in results])
+        assert len(status) == count * size
+        return pd.DataFrame(data)
+
+    def _launches(self) -> Iterator[tuple[Inputs, dict[str, Any], str | None]]:
+        """(card and quantization, engine arguments, the quantization's label) in the order of the grid's fields."""
+        grid = self.grid
+        prepared = {label: self._prepared(label) for label in grid.quantization}
+        for inputs, tp, pp, label, kv in product(
+            self.cards, grid.tensor_parallel_size, grid.pipeline_parallel_size, grid.quantization, grid.kv_cache_dtype
+        ):
+            quantized = replace(prepared[label], gpu=inputs.gpu)
+            given = {**quantized.args}
+            given |= {n: v for n, v in zip(_LAUNCH, (tp, pp, kv), strict=True) if v is not None}
+            yield quantized, given, label
+
+    def _prepared(self, label: str | None) -> Inputs:
+        return prepare({**request_of(self.base), **_quantized(label)}) if label else self.base
+
+    # --- shapes -------------------------------------------------------------------------------------------------------
+
+    def _shapes_of(self, inputs: Inputs, given: Mapping[str, Any]) -> _Shapes:
+        stages = given.get("pipeline_parallel_size", 1)
+        key = (inputs.gpu.name, inputs.model.name, stages if inputs.version < (0, 15) else 0)
+        if key not in self._shapes:
+            self._shapes[key] = self._resolved(inputs, stages)
+        return self._shapes[key]
+
+    def _resolved(self, inputs: Inputs, stages: int) -> _Shapes:
+        grid, engines, codes, rows = self.grid, [], [], []
+        bare = inputs.args.with_(pipeline_parallel_size=stages if stages > 1 else None)
+        for values in product(grid.max_model_len, grid.max_num_seqs, grid.max_num_batched_tokens):
+            args = bare.with_(**{n: v for n, v in zip(_SHAPE, values, strict=True) if v is not None})
+            try:
+                engine = resolve(inputs.model, inputs.gpu, args, inputs.version, inputs.usage)
+            except Refusal as refusal:
+                engines.append(None)
+                codes.append(refusal.reason.code)
+                rows.append(tuple(value or args.get(n) or 0 for n, value in zip(_SHAPE, values, strict=True)))
+                continue
+            if engine.auto_max_model_len:
+                raise InputError("max_model_len = auto: a sweep needs a length")
+            engines.append(engine)
+            codes.append("")
+            rows.append((engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens))
+        columns = np.array(rows, dtype=np.int64).T
+        return _Shapes(
+            engines=tuple(engines),
+            codes=tuple(codes),
+            max_model_len=columns[0],
+            max_num_seqs=columns[1],
+            max_num_batched_tokens=columns[2],
+        )
+
+    # --- one launch ---------------------------------------------------------------------------------------------------
+
+    def _launch(self, inputs: Inputs, given: Mapping[str, Any], _label: str | None) -> _Columns:
+        shapes = self._shapes_of(inputs, given)
+        result = _refused(len(shapes.engines))
+        for index, code in enumerate(shapes.codes):
+            if code:
+                result.reason[index] = self._code(code)
+        for rows, engine in self._groups(shapes, given):
+            try:
+                self._fill(result, rows, inputs, engine, shapes)
+            except Refusal as refusal:
+                result.reason[rows] = self._code(refusal.reason.code)
+        return result
+
+    def _groups(self, shapes: _Shapes, given: Mapping[str, Any]) -> Iterator[tuple[_Ints, Engine]]:
+        """Rows that share weights and a layout, with the launch's engine for the first of them."""
+        keys: dict[object, list[int]] = {}
+        for index, engine in enumerate(shapes.engines):
+            if engine is not None:
+                keys.setdefault(self._kind(engine), []).append(index)
+        for indices in keys.values():
+            first = shapes.engines[indices[0]]
+            assert first is not None
+            yield np.array(indices), _launched(first, given)
+
+    def _kind(self, engine: Engine) -> object:
+        model = self.base.model
+        batch = (engine.max_num_batched_tokens, engine.max_num_seqs) if self._has_buffers else None
+        return batch, engine.max_model_len if model.is_hybrid else None
+
+    @cached_property
+    def _has_buffers(self) -> bool:
+        model = self.base.model
+        parts = (model.first, model.last, model.tied, model.everywhere, model.towers)
+        modules = [module for part in (*parts, *(layer.modules for layer in set(model.layers))) for module in part]
+        return any(isinstance(module, EngineBuffer) for module in modules)
+
+    def _fill(self, result: _Columns, rows: _Ints, inputs: Inputs, engine: Engine, shapes: _Shapes) -> None:
+        model, gpu, quantization = inputs.model, inputs.gpu, inputs.quantization
+        rules.check(model, gpu, engine, quantization)
+        stages = self._stages(inputs, engine, placement_of(engine, quantization))
+        offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
+        in_budget = self._in_budget(inputs, engine, [shapes.engines[row] for row in rows], len(stages))
+        nothing = tuple(Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
+                        for _ in stages)
+        requested, ceiling = available_memory(gpu, engine, stages, nothing, offloaded)
+        given = engine.kv_cache_memory_bytes is not None
+        available = [
+            np.full(len(rows), most, dtype=np.int64) if given else most - used
+            for most, used in zip(ceiling, in_budget, strict=True)
+        ]
+        held = _NoCache(available)
+        if has_kv_cache(model):
+            own = checkpoint_kv_dtype(quantization.parameters, engine.vllm_version) if quantization else None
+            layout = make_layout(cache_model(model, engine, gpu, own))
+            if layout.groups:
+                held = _Held(layout, engine, available, shapes.max_model_len[rows], shapes, rows)
+            else:
+                held = _Nothing(available)
+        reason = held.reason
+        if not_free(gpu, engine, requested, inputs.memory_used):
+            reason = np.full(len(rows), _REASONS.index("free_memory_below_requested"))
+        result.reason[rows] = reason
+        result.status[rows] = np.where(reason == 0, FITS, DOES_NOT_FIT)
+        result.numbers["weights_bytes"][rows] = np.array([s.tensor_bytes for s in stages])[held.tightest]
+        result.numbers["model_loading_bytes"][rows] = np.array([s.block_bytes for s in stages])[held.tightest]
+        result.numbers["available_kv_bytes"][rows] = np.choose(held.tightest, available)
+        result.numbers["bytes_per_block"][rows] = held.bytes_per_block
+        result.numbers["num_blocks"][rows] = held.blocks
+        result.numbers["tokens"][rows] = held.tokens
+        result.numbers["max_concurrency"][rows] = held.concurrency
+
+    def _stages(self, inputs: Inputs, engine: Engine, placement: Placement) -> tuple[StageWeights, ...]:
+        key = (inputs.model.name, id(inputs.quantization), placement, engine.pipeline_parallel_size)
+        if key not in self._weights:
+            split = loading_max_split(engine.vllm_version)
+            self._weights[key] = stage_weights(
+                inputs.model, placement, engine.pipeline_parallel_size, max_split=split
+            )
+        return self._weights[key]
+
+    def _in_budget(
+        self, inputs: Inputs, engine: Engine, engines: Sequence[Engine | None], stages: int
+    ) -> list[_Ints]:
+        """Overhead of each stage for each shape: scalar functions, called once for what they depend on."""
+        alike = stages == 1
+        last = self._in_budget_of(inputs, engine, engines, last=True)
+        others = last if alike else self._in_budget_of(inputs, engine, engines, last=False)
+        return [others] * (stages - 1) + [last]
+
+    def _in_budget_of(
+        self, inputs: Inputs, engine: Engine, engines: Sequence[Engine | None], *, last: bool
+    ) -> _Ints:
+        model = inputs.model
+        depends_on_len = model.is_multimodal or any(isinstance(layer.state, MLAttention) for layer in model.layers)
+        sums = np.empty(len(engines), dtype=np.int64)
+        launch = (model.name, id(inputs.quantization), inputs.gpu.name, engine.tensor_parallel_size)
+        launch = (*launch, engine.pipeline_parallel_size, last)
+        for index, shape in enumerate(engines):
+            assert shape is not None
+            key = (*launch, shape.max_num_seqs, shape.max_num_batched_tokens, len(shape.cudagraph_capture_sizes))
+            key = (*key, shape.max_model_len if depends_on_len else 0)
+            if key not in self._overheads:
+                self._overheads[key] = overhead(model, _with_shape(engine, shape), last_stage=last)
+            sums[index] = self._overheads[key].in_budget
+        return sums
+
+    def _code(self, code: str) -> int:
+        return self.reasons.setdefault(code, len(self.reasons))
+
+
+def _refused(count: int) -> _Columns:
+    numbers: dict[str, np.ndarray[Any, Any]] = {name: np.zeros(count, dtype=np.int64) for name in _NUMBERS}
+    numbers["max_concurrency"] = np.zeros(count)
+    return _Columns(
+        status=np.full(count, REFUSED, dtype=np.int8), reason=np.zeros(count, dtype=np.int16), numbers=numbers
+    )
+
+
+def _launched(shape: Engine, given: Mapping[str, Any]) -> Engine:
+    """A shape's engine with the launch's own arguments, none of which changes the shape on a GPU."""
+    return replace(
+        shape,
+        tensor_parallel_size=given.get("tensor_parallel_size", 1),
+        pipeline_parallel_size=given.get("pipeline_parallel_size", 1),
+        kv_cache_dtype=given.get("kv_cache_dtype", "auto"),
+        quantization=given.get("quantization"),
+        args=shape.args.with_(**{**given, **{n: shape.args.get(n) for n in _SHAPE}}),
+    )
+
+
+def _with_shape(engine: Engine, shape: Engine) -> Engine:
+    return replace(
+        engine,
+        max_model_len=shape.max_model_len,
+        max_num_seqs=shape.max_num_seqs,
+        max_num_batched_tokens=shape.max_num_batched_tokens,
+        cudagraph_capture_sizes=shape.cudagraph_capture_sizes,
+        args=engine.args.with_(**{name: shape.args.get(name) for name in _SHAPE}),
+    )
+
+
+class _NoCache:
+    """An encoder: the weights and the profile run must fit."""
+
+    def __init__(self, available: list[_Ints]) -> None:
+        room = np.minimum.reduce(available)
+        self.reason = np.where(room > 0, 0, _REASONS.index("out_of_memory"))
+        self.tightest: Any = np.zeros(len(room), dtype=np.int64)
+        self.bytes_per_block: Any = 0
+        self.blocks: Any = 0
+        self.tokens: Any = 0
+        self.concurrency: Any = 0.0
+
+
+class _Nothing(_NoCache):
+    """Attention-free, nothing recurrent either: one null block."""
+
+    def __init__(self, available: list[_Ints]) -> None:
+        super().__init__(available)
+        self.reason = np.zeros(len(self.reason), dtype=np.int64)
+        self.blocks = 1
+
+
+class _Held(_NoCache):
+    """What the KV cache holds: plan_kv_cache over arrays."""
+
+    def __init__(
+        self, layout: Layout, engine: Engine, available: list[_Ints], lengths: _Ints, shapes: _Shapes, rows: _Ints
+    ) -> None:
+        one = demand_of(engine, layout)
+        batches = one.in_flight // engine.max_num_batched_tokens
+        tokens: Any = shapes.max_num_batched_tokens[rows]
+        length: Any = lengths
+        demand = replace(one, max_model_len=length, in_flight=tokens * batches, encoder_tokens=tokens)
+        room: Any = available
+        per_block = np.array(layout.bytes_per_block)
+        self.blocks = np.maximum(0, np.broadcast_to(layout.num_blocks(room), len(rows)))
+        self.tokens, self.concurrency = layout.capacity(self.blocks, demand)
+        counts = [r // p if p else np.full(len(rows), 1 << 62) for r, p in zip(room, per_block, strict=True)]
+        narrowest = np.argmin(counts, axis=0)
+        # budget.Estimate.tightest counts blocks a stage holds, plan_kv_cache what it could: they differ below zero.
+        self.tightest = np.argmin(
+            [np.maximum(0, r // p) if p else np.zeros(len(rows)) for r, p in zip(room, per_block, strict=True)], axis=0
+        )
+        self.bytes_per_block = per_block[narrowest]
+        self.reason = self._failures(layout, room, demand, per_block)
+
+    def _failures(self, layout: Layout, room: Any, demand: Any, per_block: _Ints) -> _Ints:
+        """start_up_failure: of the first stage that is too small."""
+        no_blocks, small = _REASONS.index("no_cache_blocks"), _REASONS.index("kv_too_small_for_one_request")
+        if layout.rules.length_check == "tokens":
+            short = demand.max_model_len > self.blocks * layout.block_size
+            return np.where(self.blocks <= 0, no_blocks, np.where(short, small, 0))
+        reason = np.zeros(len(self.blocks), dtype=np.int64)
+        needed = layout.bytes_needed(demand)
+        for stage, left in enumerate(layout.checked(room)):
+            if not per_block[stage]:
+                continue
+            here = np.where(left <= 0, no_blocks, np.where(needed[stage] > left, small, 0))
+            reason = np.where(reason == 0, here, reason)
+        return reason
+
+
+def _repeated(labels: list[str], size: int) -> Any:
+    """A column of few texts."""
+    import pandas as pd
+
+    known = list(dict.fromkeys(labels))
+    return pd.Categorical.from_codes(np.repeat([known.index(label) for label in labels], size), categories=known)

@@ -1,0 +1,208 @@
+"""How fast a card does what a step asks for: its data-sheet figures times the fractions that are achieved.
+
+A rate is a nominal figure and the names of the constants it is multiplied by, so that one product serves a prediction
+and the fit alike. The constants are in planner/planning/data/serving_constants.json, fitted by
+`vllm-fit fit-constants --serving` on planner/measured/serving*.jsonl. A constant `name@ampere` is the deviation of that
+GPU generation from `name`; a generation without measurements has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from math import log2
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.hardware.catalogue import Gpu
+from planner.planning.throughput.work import Kernels, Numbers
+
+if TYPE_CHECKING:
+    from planner.engine.defaults import Engine
+
+CONSTANTS = Path(__file__).parent.parent / "data" / "serving_constants.json"
+
+GENERATIONS = {
+    70: "volta",
+    75: "turing",
+    80: "ampere",
+    86: "ampere_gddr",
+    87: "unified",
+    89: "ada",
+    90: "hopper",
+    100: "blackwell",
+    103: "blackwell",
+    110: "unified",
+    120: "blackwell_rtx",
+    121: "unified",
+}
+"""By compute capability x 10; "unified" are the boards that share their memory with the CPU (Orin, Thor, GB10)."""
+_AMD = {"gfx90a": "cdna2", "gfx942": "cdna3", "gfx950": "cdna4"}
+
+_FLOPS_OF = {"fp8": "fp8", "int8": "int8", "fp4": "fp4"}
+"""The units a kernel computes on; all others in 16 bits."""
+_RELATIVE = {"fp4": 4.0, "fp8": 2.0, "int8": 2.0, "bf16": 1.0, "fp16": 1.0}
+"""Dense rate relative to 16 bits, on cards that have the format's units."""
+_FLOPS_PER_BYTE = {"turing": 100.0, "ampere_gddr": 100.0, "ada": 200.0, "blackwell_rtx": 200.0, "unified": 450.0}
+"""16-bit FLOPs per byte of bandwidth, for cards whose rates the catalogue lacks: the median of those it has."""
+_PCIE_GBS = {3: 12.0, 4: 24.0, 5: 48.0, 6: 96.0}
+"""Achieved in one direction on 16 lanes, GB/s, by generation."""
+_NODE_GBS = 25.0
+"""Between nodes or where the link is unknown: 200 Gb/s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A nominal figure and the constants that it is multiplied by."""
+
+    nominal: float
+    constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Achieved rates: bytes/s, FLOP/s and seconds. Floats, or arrays of one value a configuration."""
+
+    attention_bandwidth: Numbers
+    mlp_bandwidth: Numbers
+    head_bandwidth: Numbers
+    expert_bandwidth: Numbers
+    kv_bandwidth: Numbers
+    attention_flops: Numbers
+    mlp_flops: Numbers
+    head_flops: Numbers
+    expert_flops: Numbers
+    pair_flops: Numbers
+    """Of attention itself."""
+    link_bandwidth: Numbers
+    link_latency: Numbers
+    """Of one collective, seconds."""
+    layer: Numbers
+    """Small kernels and gaps between kernels, seconds a layer."""
+    launch: Numbers
+    """Host time to launch one layer's kernels outside CUDA graphs, seconds."""
+    graph_tokens: Numbers
+    """The largest batch that a captured graph runs; 0 when eager."""
+    step: Numbers
+    """Scheduling, sampling and detokenizing that no kernel hides, seconds a step."""
+    sequence: Numbers
+    """The same for each running request."""
+    first_token: Numbers
+    """From the client to the scheduler and back, seconds a request."""
+    crowd: Numbers
+    """The share of the other requests' prompts that stand before an arriving one."""
+
+
+def generation(gpu: Gpu) -> str:
+    """The family of cards that a constant is kept for."""
+    if gpu.kind == "cpu":
+        return "cpu"
+    if gpu.capability is not None:
+        return GENERATIONS.get(gpu.capability, "other")
+    return _AMD.get(gpu.compute_capability or "", "other")
+
+
+def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
+    """Every field of Rates for this card, engine and kernels."""
+    gen = generation(gpu)
+    bandwidth = 1e9 * (gpu.bandwidth_gbs or _default_bandwidth(gpu))
+    link, speed = _link(gpu, engine)
+    tp = engine.tensor_parallel_size
+    mla = ("kv_bandwidth.mla",) if kernels.mla else ()
+
+    def read(kernel: str, group: str) -> Rate:
+        return Rate(
+            nominal=bandwidth, constants=(f"bandwidth.{group}", f"bandwidth@{gen}", f"bandwidth.{group}.{kernel}")
+        )
+
+    def compute(kernel: str, group: str) -> Rate:
+        return Rate(nominal=flops(gpu, kernel), constants=("flops", f"flops@{gen}", f"flops.{group}.{kernel}"))
+
+    return {
+        "attention_bandwidth": read(kernels.attention, "dense"),
+        "mlp_bandwidth": read(kernels.mlp, "dense"),
+        "head_bandwidth": read(kernels.head, "dense"),
+        "expert_bandwidth": read(kernels.experts, "experts"),
+        "kv_bandwidth": Rate(nominal=bandwidth, constants=("kv_bandwidth", f"kv_bandwidth@{gen}", *mla)),
+        "attention_flops": compute(kernels.attention, "dense"),
+        "mlp_flops": compute(kernels.mlp, "dense"),
+        "head_flops": compute(kernels.head, "dense"),
+        "expert_flops": compute(kernels.experts, "experts"),
+        "pair_flops": Rate(nominal=flops(gpu, "bf16"), constants=("pair_flops", f"flops@{gen}")),
+        "link_bandwidth": Rate(nominal=1e9 * speed, constants=(f"link_bandwidth.{link}",)),
+        "link_latency": Rate(nominal=1e-6 * (0.5 + 0.5 * log2(max(tp, 2))), constants=(f"link_latency_us.{link}",)),
+        "layer": Rate(nominal=1e-6, constants=("layer_us", f"layer_us@{gen}")),
+        "launch": Rate(nominal=1e-6, constants=("launch_us",)),
+        "graph_tokens": Rate(nominal=float(max(engine.cudagraph_capture_sizes, default=0))),
+        "step": Rate(nominal=1e-6, constants=(f"step_us.{_era(engine)}", f"step_us@{gen}")),
+        "sequence": Rate(nominal=1e-6, constants=("sequence_us",)),
+        "first_token": Rate(nominal=1e-3, constants=("first_token_ms",)),
+        "crowd": Rate(nominal=1.0, constants=("crowd",)),
+    }
+
+
+def rates_of(table: Mapping[str, Rate], values: Mapping[str, float]) -> Rates:
+    """The table's products with these constants."""
+    found = {}
+    for f in fields(Rates):
+        rate = table[f.name]
+        product = rate.nominal
+        for name in rate.constants:
+            product *= values.get(name, 1.0)
+        found[f.name] = product
+    return Rates(**found)
+
+
+def flops(gpu: Gpu, kernel: str) -> float:
+    """Dense FLOP/s of the units that a kernel computes on; derived from another format's where the card's are unknown."""
+    wanted = _FLOPS_OF.get(kernel, "bf16")
+    known = gpu.tflops
+    if wanted in known:
+        return known[wanted] * 1e12
+    for name in ("bf16", "fp16", "fp8", "int8", "fp4"):
+        if name in known and (name != "int8" or len(known) == 1):
+            # Without its own units a format is computed in 16 bits.
+            factor = _RELATIVE[wanted] if known.get("fp8") or name in ("fp8", "fp4") else 1.0
+            return known[name] / _RELATIVE[name] * factor * 1e12
+    per_byte = _FLOPS_PER_BYTE.get(generation(gpu), 200.0)
+    return per_byte * 1e9 * (gpu.bandwidth_gbs or _default_bandwidth(gpu)) * _RELATIVE[wanted]
+
+
+def _default_bandwidth(gpu: Gpu) -> float:
+    raise_unknown = f"the memory bandwidth of {gpu.name} is not in the catalogue"
+    from planner.errors import InputError
+
+    raise InputError(raise_unknown)
+
+
+def _link(gpu: Gpu, engine: Engine) -> tuple[str, float]:
+    """(kind of link between the ranks, GB/s in one direction)."""
+    if engine.tensor_parallel_size > 8:
+        return "node", _NODE_GBS
+    if gpu.nvlink_gbs is not None and "PCIe" not in gpu.name and "GeForce" not in gpu.name:
+        return "nvlink", gpu.nvlink_gbs / 2
+    return "pcie", _PCIE_GBS.get(gpu.pcie_gen or 4, 24.0)
+
+
+def _era(engine: Engine) -> str:
+    """Which engine loop: V0 scheduled on the critical path, V1 overlaps part, asynchronous scheduling most of it."""
+    if engine.on_cpu:
+        return "cpu"
+    if engine.vllm_version < (0, 8):
+        return "v0"
+    return "async" if engine.async_scheduling else "v1"
+
+
+@cache
+def constants_file() -> dict[str, Any]:
+    """The data file: `values`, `folds` (the same fitted without a part of the data) and what they were fitted on."""
+    data: dict[str, Any] = json.loads(CONSTANTS.read_text(encoding="utf-8"))
+    return data
+
+
+def constants() -> Mapping[str, float]:
+    """The constants that predictions use."""
+    values: dict[str, float] = constants_file()["values"]
+    return values

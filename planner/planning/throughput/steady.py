@@ -1,0 +1,183 @@
+"""Continuous batching in a steady state: what runs at once, how often a prompt is computed beside it, what waits.
+
+A closed loop: `concurrency` clients each send a request when their last one is done. Little's law then ties throughput
+to latency: requests/s = concurrency / (TTFT + output tokens x TPOT). All functions broadcast over numpy arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.planning.throughput.rates import Rates
+from planner.planning.throughput.step import StepTime, step_time
+from planner.planning.throughput.work import Numbers, Work
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+_ROUNDS = 5
+"""Of the fixed point between the batch that decodes and the time of a step; the fourth changes nothing visible."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What clients ask of one replica. Lengths in tokens."""
+
+    concurrency: Numbers
+    input_len: Numbers
+    output_len: Numbers
+    cached: Numbers = 0.0
+    """The share of a prompt that prefix caching saves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the engine allows on one replica."""
+
+    max_num_seqs: Numbers
+    max_num_batched_tokens: Numbers
+    fits: Numbers
+    """Requests of the load's mean length that the KV cache holds at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steady:
+    """The steady state of one replica. Seconds."""
+
+    running: Array
+    """Requests admitted at once."""
+    decoding: Array
+    """Those of them that are past their prompt."""
+    ttft: Array
+    queued: Array
+    """The part of TTFT spent waiting for a place."""
+    crowded: Array
+    """The part of TTFT spent behind other requests' prompts."""
+    tpot: Array
+    tpot_p90: Array
+    itl_p90: Array
+    requests_per_s: Array
+    mixed_share: Array
+    """The share of steps that compute a part of a prompt."""
+    decode: StepTime
+    mixed: StepTime
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mean:
+    """A mean step while so many requests decode."""
+
+    decode: StepTime
+    mixed: StepTime
+    share: Array
+    seconds: Array
+
+
+def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
+    """The steady state; `concurrency` of 1 is a single stream."""
+    concurrency = np.asarray(load.concurrency, dtype=float)
+    output = np.asarray(load.output_len, dtype=float)
+    prompt = np.maximum(load.input_len * (1.0 - load.cached), 1.0)
+    running = np.minimum(np.minimum(concurrency, limits.max_num_seqs), np.maximum(limits.fits, 1.0))
+    # While each decoding request gets a token in a step, prompts get what is left of the step's tokens.
+    most = limits.max_num_batched_tokens * work.pp / (1.0 + prompt / output)
+    decoding = np.minimum(running, most)
+    for _ in range(_ROUNDS):
+        mean = _mean_step(work, rates, limits, load, decoding, prompt)
+        own, behind = _prefill_times(work, rates, limits, load, decoding, running, prompt)
+        ahead = own + behind
+        busy = output * mean.seconds
+        decoding = np.minimum(running * busy / (ahead + busy), most)
+    tpot = mean.seconds
+    service = np.maximum(ahead + (output - 1.0) * tpot, running * tpot * output / np.maximum(decoding, 1e-9))
+    rate = running / (service + rates.first_token)
+    queued = np.maximum(concurrency - running, 0.0) / rate
+    saturated = service - (output - 1.0) * tpot
+    residual = np.where(running > 1.0, 0.5 * tpot, 0.0)
+    delta = mean.mixed.total - mean.decode.total
+    spread = 1.28 * delta * np.sqrt(mean.share / np.maximum(output, 1.0))
+    return Steady(
+        running=running,
+        decoding=decoding,
+        ttft=rates.first_token + residual + saturated + queued,
+        queued=queued,
+        crowded=saturated - own,
+        tpot=tpot,
+        tpot_p90=tpot + spread,
+        itl_p90=np.where(mean.share >= 0.1, mean.mixed.total, mean.decode.total),
+        requests_per_s=rate,
+        mixed_share=mean.share,
+        decode=mean.decode,
+        mixed=mean.mixed,
+    )
+
+
+def _mean_step(work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, prompt: Array) -> _Mean:
+    """Prompts arrive as requests end, one for each output_len steps of a running request, in no order."""
+    batch = decoding / work.pp
+    room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
+    arrivals = np.maximum(batch - 1.0 / work.pp, 0.0) / load.output_len
+    chunks = np.ceil(prompt / room)
+    share = 1.0 - np.exp(-arrivals * chunks)
+    chunk = np.minimum(arrivals * prompt / np.maximum(share, 1e-9), room)
+    context = load.input_len + load.output_len / 2.0
+    decode = step_time(work, rates, decoding=batch, context=context)
+    mixed = step_time(
+        work,
+        rates,
+        decoding=batch,
+        context=context,
+        chunk=np.maximum(chunk, 1.0),
+        chunk_context=_middle(load, prompt),
+    )
+    return _Mean(
+        decode=decode, mixed=mixed, share=share, seconds=share * mixed.total + (1.0 - share) * decode.total
+    )
+
+
+def _prefill_times(
+    work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, running: Array, prompt: Array
+) -> tuple[Array, Array]:
+    """(seconds to compute a request's own prompt among the others' decodes, seconds behind other prompts)."""
+    batch = np.maximum(decoding - 1.0, 0.0) / work.pp
+    room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
+    context = load.input_len + load.output_len / 2.0
+    middle = _middle(load, prompt)
+    chunks = np.ceil(prompt / room)
+    own = chunks * step_time(
+        work, rates, decoding=batch, context=context, chunk=prompt / chunks, chunk_context=middle
+    ).total
+    # Others' prompts fill whole steps: one step computes room / prompt of them.
+    full = step_time(work, rates, decoding=0.0, context=1.0, chunk=room, chunk_context=middle).total
+    others = np.maximum(running - 1.0, 0.0) * prompt / room * full / work.pp
+    return own, rates.crowd * others
+
+
+def _middle(load: Load, prompt: Array) -> Array:
+    """Mean context of a prompt's tokens: what was cached, and half of the rest."""
+    return np.asarray(load.input_len - prompt / 2.0)
+
+
+def at_rate(work: Work, rates: Rates, limits: Limits, load: Load, request_rate: Numbers) -> Load:
+    """The load with the concurrency that a request rate (requests/s of one replica) leads to; NaN leaves it alone.
+
+    Found by bisection, since the rate served rises with the concurrency until the engine is saturated.
+    """
+    most = np.minimum(np.minimum(limits.max_num_seqs, np.maximum(limits.fits, 1.0)), 4096.0)
+    most = np.broadcast_to(np.asarray(most, dtype=float), np.shape(request_rate))
+    wanted = np.asarray(request_rate, dtype=float)
+    low, high = np.ones_like(most), np.array(most)
+    for _ in range(_RATE_ROUNDS):
+        middle = np.sqrt(low * high)
+        reached = steady(work, rates, limits, replace(load, concurrency=middle)).requests_per_s >= wanted
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return replace(load, concurrency=np.where(np.isfinite(wanted), high, load.concurrency))
+
+
+_RATE_ROUNDS = 9
+"""Bisections of the concurrency: to 2 % of it for a few hundred requests."""

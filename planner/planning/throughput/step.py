@@ -1,0 +1,106 @@
+"""One step of the engine: some requests decode a token each, and a chunk of a prompt may be computed beside them.
+
+Each group of operations takes the longer of reading its weights and computing; groups, collectives and the gaps between
+kernels follow one another. Outside CUDA graphs a step takes at least as long as the host needs to launch its kernels.
+All functions broadcast over numpy arrays. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.planning.throughput.rates import Rates
+from planner.planning.throughput.work import Numbers, Work
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Where a step's time goes."""
+
+    weights: Array
+    """Reading weights, in groups where that takes longer than computing."""
+    kv: Array
+    """Reading KV cache and recurrent state."""
+    compute: Array
+    communication: Array
+    overhead: Array
+    """Gaps between kernels, launches, the scheduler and the sampler."""
+
+    @property
+    def total(self) -> Array:
+        return self.weights + self.kv + self.compute + self.communication + self.overhead
+
+
+def distinct_share(share: Numbers, tokens: Numbers) -> Array:
+    """The expected part of the experts that so many tokens touch, when each goes through `share` of them evenly."""
+    return np.asarray(1.0 - np.power(1.0 - np.minimum(share, 1.0 - 1e-12), tokens))
+
+
+def step_time(
+    work: Work,
+    rates: Rates,
+    *,
+    decoding: Numbers,
+    context: Numbers,
+    chunk: Numbers = 0.0,
+    chunk_context: Numbers = 0.0,
+) -> StepTime:
+    """decoding: requests that get one token, at `context` tokens each. chunk: prompt tokens, at a mean context of theirs."""
+    tokens = np.asarray(decoding + chunk, dtype=float)
+    together = tokens * work.expert_replicas
+    experts = work.expert_bytes * distinct_share(work.expert_share, together)
+    # A head computes one row a request, and one for a prompt that ends in this step.
+    rows = decoding + np.minimum(chunk, 1.0)
+    reads = (
+        (work.attention_bytes / rates.attention_bandwidth, work.attention_flops * tokens / rates.attention_flops),
+        (work.mlp_bytes / rates.mlp_bandwidth, work.mlp_flops * tokens / rates.mlp_flops),
+        (work.head_bytes / rates.head_bandwidth, work.head_flops * rows / rates.head_flops),
+        (experts / rates.expert_bandwidth, work.expert_flops * together / rates.expert_flops),
+    )
+    weights = sum((np.where(read >= compute, read, 0.0) for read, compute in reads), np.zeros(()))
+    compute = sum((np.where(read >= compute, 0.0, compute) for read, compute in reads), np.zeros(()))
+    kv, pairs = _decode_attention(work, rates, decoding, context)
+    compute = compute + pairs + _prefill_attention(work, rates, chunk, chunk_context)
+    communication = _communication(work, rates, tokens)
+    gaps = work.layers * rates.layer
+    device = weights + kv + compute + communication + gaps
+    launched = np.where(tokens > rates.graph_tokens, np.maximum(work.layers * rates.launch - device, 0.0), 0.0)
+    host = rates.step + rates.sequence * decoding
+    return StepTime(
+        weights=np.asarray(weights),
+        kv=np.asarray(kv),
+        compute=np.asarray(compute),
+        communication=np.asarray(communication),
+        overhead=np.asarray(gaps + launched + host),
+    )
+
+
+def _decode_attention(work: Work, rates: Rates, decoding: Numbers, context: Numbers) -> tuple[Array, Array]:
+    """(seconds of reading, seconds of computing beyond it)."""
+    seen = np.minimum(context, work.window)
+    nbytes = decoding * (work.kv_full * context + work.kv_window * seen + 2.0 * work.state_bytes)
+    flops = decoding * (work.pair_full * context + work.pair_window * seen)
+    read, compute = nbytes / rates.kv_bandwidth, flops / rates.pair_flops
+    return np.where(read >= compute, read, 0.0), np.where(read >= compute, 0.0, compute)
+
+
+def _prefill_attention(work: Work, rates: Rates, chunk: Numbers, context: Numbers) -> Array:
+    flops = chunk * (work.prefill_full * context + work.prefill_window * np.minimum(context, work.window))
+    return np.asarray(flops / rates.pair_flops)
+
+
+def _communication(work: Work, rates: Rates, tokens: Array) -> Array:
+    """Ring all-reduces of every token's hidden state, all-to-alls of the experts' tokens, a send between stages."""
+    size = work.hidden_bytes * tokens
+    reduce = rates.link_latency + 2.0 * (work.tp - 1.0) / work.tp * size / rates.link_bandwidth
+    exchange = rates.link_latency + size / rates.link_bandwidth
+    hops = (work.pp - 1.0) * exchange
+    return np.asarray(work.reduces * reduce + work.exchanges * exchange + hops)
