@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from planner.calibration.launches import Launch
-from planner.memory import overhead
+from planner.memory import activation, overhead
 from planner.units import DTYPE_BYTES, GIB
 
 
@@ -153,16 +153,14 @@ def bytes_per_logit(launch: Launch) -> float | None:
     engine, model = estimate.engine, launch.inputs.model
     if measured is None or engine is None or engine.pipeline_parallel_size > 1 or model.is_pooling:
         return None
-    beside = overhead.moe_workspace(model, engine) if engine.vllm_version >= (0, 18) else 0
-    others = max(overhead.forward_peak(model, engine), overhead.mla_peak(model, engine))
-    peak = measured * GIB - beside
-    if peak < 1.1 * others:
+    quant = launch.inputs.quantization
+    shared = activation.moe_workspace(model, engine) if activation.shares_moe_workspace(engine, quant) else 0
+    peak = measured * GIB - shared - activation.encoder_run(model, engine).kept
+    if peak < 1.1 * max(activation.forward_peak(model, engine), activation.mla_peak(model, engine)):
         return None
-    rows = min(engine.max_num_seqs, engine.max_num_batched_tokens)
-    element = DTYPE_BYTES[engine.dtype]
-    hidden = element * engine.max_num_batched_tokens * model.hidden_size
-    base = int(overhead.constants()["sampler_base_bytes"])
-    return (peak - hidden - base) / (rows * model.vocab_size) - element
+    logits = activation.sampled_rows(engine) * model.vocab_size
+    others = activation.sampler_peak(model, engine) - logits * activation.logit_bytes(engine)
+    return (peak - others) / logits
 
 
 def non_torch(launch: Launch) -> float | None:

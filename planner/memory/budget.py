@@ -229,7 +229,10 @@ def _estimate(
     max_split = loading_max_split(engine.vllm_version)
     stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
     last = len(stages) - 1
-    beside = tuple(overhead(model, engine, last_stage=stage.pp_rank == last) for stage in stages)
+    beside = tuple(
+        overhead(model, engine, last_stage=stage.pp_rank == last, quantization=quantization, unified=gpu.unified)
+        for stage in stages
+    )
     offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
     requested, available = available_memory(gpu, engine, stages, beside, offloaded)
     plan = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from planner.engine.defaults import Engine
 from planner.engine.version import VllmVersion
@@ -56,15 +57,23 @@ class Overhead:
 
 
 def overhead(
-    model: Model, engine: Engine, *, last_stage: bool = True, quantization: Quantization | None = None
+    model: Model,
+    engine: Engine,
+    *,
+    last_stage: bool = True,
+    quantization: Quantization | None = None,
+    unified: bool = False,
 ) -> Overhead:
-    """The overhead of one rank of a pipeline stage; zero on a CPU, whose KV cache has a size of its own."""
+    """The overhead of one rank of a pipeline stage; zero on a CPU, whose KV cache has a size of its own.
+
+    unified: the card's memory is the host's too, so that what the host takes meanwhile counts as non-torch memory.
+    """
     if engine.on_cpu:
         return Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
     return Overhead(
         activation_peak=activation_peak(model, engine, last_stage=last_stage, quantization=quantization),
         persistent=persistent_buffers(model, engine) if last_stage else 0,
-        non_torch=non_torch(engine, unified=False),
+        non_torch=non_torch(engine, unified=unified),
         cuda_graph=cuda_graphs(model, engine),
         graphs_in_budget=_graphs_in_budget(engine),
         persistent_in_budget=engine.vllm_version >= (0, 28),
@@ -134,7 +143,7 @@ def non_torch(engine: Engine, *, unified: bool) -> int:
     return int(_non_torch_entry(engine)["value"]) + extra
 
 
-def _non_torch_entry(engine: Engine) -> Mapping[str, object]:
+def _non_torch_entry(engine: Engine) -> Mapping[str, Any]:
     return _of_version("non_torch_bytes", engine.vllm_version, link=link_of(engine))
 
 
@@ -184,5 +193,5 @@ def available_error(model: Model, engine: Engine) -> int:
     return 2 * error if runs_encoder(model, engine) else error
 
 
-def _of_version(name: str, version: VllmVersion, **match: object) -> Mapping[str, object]:
+def _of_version(name: str, version: VllmVersion, **match: object) -> Mapping[str, Any]:
     return of_version(constants()[name], version, **match)

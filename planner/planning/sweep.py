@@ -26,7 +26,7 @@ from planner.memory.kv_cache.plan import cache_model, demand_of
 from planner.memory.overhead import Overhead, overhead
 from planner.memory.weights import StageWeights, stage_weights
 from planner.model.attention import MLAttention
-from planner.model.modules import EngineBuffer, Placement
+from planner.model.modules import EngineBuffer
 from planner.planning.change import request_of
 from planner.request import Inputs, prepare
 from planner.units import GIB
@@ -87,10 +87,10 @@ def _with_gpu(request: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
 
 
 def request_of_row(request: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """The request whose `estimate` a row of the table is."""
+    """The request whose `estimate` a row of the table is. 0 in a refused row: what vLLM would have filled in."""
     made = {**request, "gpu": row["gpu"]}
     made |= _quantized(str(row["quantization"]) if row["quantization"] else None)
-    return made | {name: row[name] for name in (*_LAUNCH, *_SHAPE)}
+    return made | {name: row[name] for name in (*_LAUNCH, *_SHAPE) if row[name]}
 
 
 def _quantized(label: str | None) -> dict[str, Any]:
@@ -143,6 +143,7 @@ class _Table:
         self.reasons = {code: index for index, code in enumerate(_REASONS)}
         self._overheads: dict[object, Overhead] = {}
         self._weights: dict[object, tuple[StageWeights, ...]] = {}
+        self._layouts: dict[object, Layout] = {}
         self._shapes: dict[object, _Shapes] = {}
 
     def _card(self, name: str) -> Any:
@@ -262,7 +263,7 @@ class _Table:
     def _fill(self, result: _Columns, rows: _Ints, inputs: Inputs, engine: Engine, shapes: _Shapes) -> None:
         model, gpu, quantization = inputs.model, inputs.gpu, inputs.quantization
         rules.check(model, gpu, engine, quantization)
-        stages = self._stages(inputs, engine, placement_of(engine, quantization))
+        stages = self._stages(inputs, engine)
         offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
         in_budget = self._in_budget(inputs, engine, [shapes.engines[row] for row in rows], len(stages))
         nothing = tuple(Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
@@ -276,7 +277,7 @@ class _Table:
         held = _NoCache(available)
         if has_kv_cache(model):
             own = checkpoint_kv_dtype(quantization.parameters, engine.vllm_version) if quantization else None
-            layout = make_layout(cache_model(model, engine, gpu, own))
+            layout = self._layout(inputs, engine, own)
             if layout.groups:
                 held = _Held(layout, engine, available, shapes.max_model_len[rows], shapes, rows)
             else:
@@ -294,7 +295,10 @@ class _Table:
         result.numbers["tokens"][rows] = held.tokens
         result.numbers["max_concurrency"][rows] = held.concurrency
 
-    def _stages(self, inputs: Inputs, engine: Engine, placement: Placement) -> tuple[StageWeights, ...]:
+    def _stages(self, inputs: Inputs, engine: Engine) -> tuple[StageWeights, ...]:
+        placement = placement_of(engine, inputs.quantization)
+        if not self._has_buffers:
+            placement = replace(placement, max_num_batched_tokens=0, max_num_seqs=0)
         key = (inputs.model.name, id(inputs.quantization), placement, engine.pipeline_parallel_size)
         if key not in self._weights:
             split = loading_max_split(engine.vllm_version)
@@ -302,6 +306,14 @@ class _Table:
                 inputs.model, placement, engine.pipeline_parallel_size, max_split=split
             )
         return self._weights[key]
+
+    def _layout(self, inputs: Inputs, engine: Engine, checkpoint_dtype: str | None) -> Layout:
+        parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size)
+        length = engine.max_model_len if inputs.model.is_hybrid else 0
+        key = (inputs.gpu.name, inputs.model.name, *parallel, engine.kv_cache_dtype, checkpoint_dtype, length)
+        if key not in self._layouts:
+            self._layouts[key] = make_layout(cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype))
+        return self._layouts[key]
 
     def _in_budget(
         self, inputs: Inputs, engine: Engine, engines: Sequence[Engine | None], stages: int
