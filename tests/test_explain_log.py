@@ -338,6 +338,7 @@ STARTED = (
     "v0.21.0_started",
     "v0.27.0_tp4_ep_started",
     "v0.28.0_one_line_started",
+    "v0.32.0_cpu_started",
     "v0.33.0_started",
     "v0.15.1_three_launches_last_started",
 )
@@ -507,6 +508,15 @@ def test_printed_beside_predicted() -> None:
     assert "51.42" in text
 
 
+def test_a_cpu_engine() -> None:
+    result = explained("v0.32.0_cpu_started")
+    assert result.estimate is not None
+    assert result.estimate.gpu.name == "CPU"
+    printed, predicted = row(result, "KV cache size")
+    assert predicted == pytest.approx(printed, rel=0.001)
+    assert result.foreseen is True
+
+
 def test_the_card_is_read_from_the_log_where_it_is_named() -> None:
     result = explained("v0.11.0_tp2_started")
     assert result.estimate is not None
@@ -658,7 +668,7 @@ def test_levers_and_failures_agree() -> None:
 
 @pytest.mark.parametrize("name", [*STARTED, *DIAGNOSES])
 def test_to_dict_is_json_and_text_is_printable(name: str) -> None:
-    result = explained(name, gpu="H100-SXM-80GB")
+    result = explained(name, gpu="cpu" if "cpu" in name else "H100-SXM-80GB")
     told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert told["outcome"] in ("started", "failed")
     assert set(told) == {

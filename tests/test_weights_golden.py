@@ -57,9 +57,9 @@ def wrong(part: int) -> Iterator[str]:
             continue
         if "error" in row:
             message = row["error"]["message"]
-            if row["error"]["kind"] == "refused" and not any(words in message for words in NOT_VLLM):
-                if estimate.status != "refused":
-                    yield f"{name}: vLLM refuses, we do not: {message[:160]}"
+            theirs_alone = row["error"]["kind"] != "refused" or any(words in message for words in NOT_VLLM)
+            if estimate.status != "refused" and not theirs_alone:
+                yield f"{name}: vLLM refuses, we do not: {message[:160]}"
             continue
         if estimate.status == "refused":
             if not any(words in estimate.reasons[0].message for words in FOR_ANOTHER_REASON):

@@ -55,7 +55,7 @@ def ask(facts: Facts, overrides: Mapping[str, Any], diagnosis: Diagnosis | None)
     if left_out:
         draft.notes.append(f"not taken over into the prediction: {', '.join(left_out[:8])}")
     inferred = _inferred_args(facts, given)
-    if draft.request.get("gpu", overrides.get("gpu")) == "cpu":
+    if str(draft.request.get("gpu", overrides.get("gpu"))).lower() == "cpu":
         inferred |= _cpu_cache(facts, given)
     memory = _memory(facts, diagnosis)
     request = {**inferred, **given, **memory, **draft.request}

@@ -115,8 +115,34 @@ class _Shapes:
     max_num_batched_tokens: _Ints
 
     @cached_property
-    def legal(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return np.array([engine is not None for engine in self.engines])
+    def legal(self) -> _Ints:
+        """Rows that vLLM takes."""
+        return np.array([index for index, engine in enumerate(self.engines) if engine is not None], dtype=np.int64)
+
+    def grouped(self, by_batch: bool, by_length: bool) -> list[_Ints]:
+        """The legal rows, apart where the batch or the context decides more than arithmetic."""
+        if not by_batch and not by_length:
+            return [self.legal] if len(self.legal) else []
+        parts = [self.max_num_batched_tokens, self.max_num_seqs] if by_batch else []
+        _, group = np.unique(
+            np.stack([*parts, *([self.max_model_len] if by_length else [])]), axis=1, return_inverse=True
+        )
+        return [rows for g in range(group.max() + 1) if len(rows := self.legal[group[self.legal] == g])]
+
+    def distinct(self, by_length: bool) -> tuple[list[Engine], _Ints]:
+        """(engines that differ in what overhead depends on, for each row the one it is like; -1 for refused rows)"""
+        known: dict[object, int] = {}
+        firsts: list[Engine] = []
+        like = np.full(len(self.engines), -1)
+        for index, engine in enumerate(self.engines):
+            if engine is None:
+                continue
+            key = (engine.max_num_seqs, engine.max_num_batched_tokens, engine.cudagraph_capture_sizes)
+            number = known.setdefault((*key, engine.max_model_len if by_length else 0), len(firsts))
+            if number == len(firsts):
+                firsts.append(engine)
+            like[index] = number
+        return firsts, like
 
 
 @dataclass(kw_only=True)
@@ -145,6 +171,7 @@ class _Table:
         self._weights: dict[object, tuple[StageWeights, ...]] = {}
         self._layouts: dict[object, Layout] = {}
         self._shapes: dict[object, _Shapes] = {}
+        self._unlike: dict[int, tuple[list[Engine], _Ints]] = {}
 
     def _card(self, name: str) -> Any:
         return prepare({**request_of(self.base), "gpu": name}).gpu
@@ -227,31 +254,21 @@ class _Table:
     def _launch(self, inputs: Inputs, given: Mapping[str, Any], _label: str | None) -> _Columns:
         shapes = self._shapes_of(inputs, given)
         result = _refused(len(shapes.engines))
-        for index, code in enumerate(shapes.codes):
-            if code:
-                result.reason[index] = self._code(code)
-        for rows, engine in self._groups(shapes, given):
+        for code in filter(None, dict.fromkeys(shapes.codes)):
+            result.reason[[c == code for c in shapes.codes]] = self._code(code)
+        for rows, engine in self._groups(inputs, shapes, given):
             try:
                 self._fill(result, rows, inputs, engine, shapes)
             except Refusal as refusal:
                 result.reason[rows] = self._code(refusal.reason.code)
         return result
 
-    def _groups(self, shapes: _Shapes, given: Mapping[str, Any]) -> Iterator[tuple[_Ints, Engine]]:
+    def _groups(self, inputs: Inputs, shapes: _Shapes, given: Mapping[str, Any]) -> Iterator[tuple[_Ints, Engine]]:
         """Rows that share weights and a layout, with the launch's engine for the first of them."""
-        keys: dict[object, list[int]] = {}
-        for index, engine in enumerate(shapes.engines):
-            if engine is not None:
-                keys.setdefault(self._kind(engine), []).append(index)
-        for indices in keys.values():
-            first = shapes.engines[indices[0]]
+        for rows in shapes.grouped(self._has_buffers, inputs.model.is_hybrid):
+            first = shapes.engines[rows[0]]
             assert first is not None
-            yield np.array(indices), _launched(first, given)
-
-    def _kind(self, engine: Engine) -> object:
-        model = self.base.model
-        batch = (engine.max_num_batched_tokens, engine.max_num_seqs) if self._has_buffers else None
-        return batch, engine.max_model_len if model.is_hybrid else None
+            yield rows, _launched(first, given)
 
     @cached_property
     def _has_buffers(self) -> bool:
@@ -265,9 +282,10 @@ class _Table:
         rules.check(model, gpu, engine, quantization)
         stages = self._stages(inputs, engine)
         offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
-        in_budget = self._in_budget(inputs, engine, [shapes.engines[row] for row in rows], len(stages))
-        nothing = tuple(Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True)
-                        for _ in stages)
+        in_budget = self._in_budget(inputs, engine, shapes, rows, len(stages))
+        nothing = tuple(
+            Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True) for _ in stages
+        )
         requested, ceiling = available_memory(gpu, engine, stages, nothing, offloaded)
         given = engine.kv_cache_memory_bytes is not None
         available = [
@@ -302,9 +320,7 @@ class _Table:
         key = (inputs.model.name, id(inputs.quantization), placement, engine.pipeline_parallel_size)
         if key not in self._weights:
             split = loading_max_split(engine.vllm_version)
-            self._weights[key] = stage_weights(
-                inputs.model, placement, engine.pipeline_parallel_size, max_split=split
-            )
+            self._weights[key] = stage_weights(inputs.model, placement, engine.pipeline_parallel_size, max_split=split)
         return self._weights[key]
 
     def _layout(self, inputs: Inputs, engine: Engine, checkpoint_dtype: str | None) -> Layout:
@@ -315,31 +331,28 @@ class _Table:
             self._layouts[key] = make_layout(cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype))
         return self._layouts[key]
 
-    def _in_budget(
-        self, inputs: Inputs, engine: Engine, engines: Sequence[Engine | None], stages: int
-    ) -> list[_Ints]:
-        """Overhead of each stage for each shape: scalar functions, called once for what they depend on."""
-        alike = stages == 1
-        last = self._in_budget_of(inputs, engine, engines, last=True)
-        others = last if alike else self._in_budget_of(inputs, engine, engines, last=False)
-        return [others] * (stages - 1) + [last]
+    def _in_budget(self, inputs: Inputs, engine: Engine, shapes: _Shapes, rows: _Ints, stages: int) -> list[_Ints]:
+        """Overhead of each stage for each row: scalar functions, called once for what they depend on."""
+        firsts, like = self._distinct(inputs, shapes)
+        sums = {
+            last: np.array([self._overhead(inputs, engine, shape, last).in_budget for shape in firsts])[like[rows]]
+            for last in {True, stages == 1}
+        }
+        return [sums[stages == 1]] * (stages - 1) + [sums[True]]
 
-    def _in_budget_of(
-        self, inputs: Inputs, engine: Engine, engines: Sequence[Engine | None], *, last: bool
-    ) -> _Ints:
-        model = inputs.model
-        depends_on_len = model.is_multimodal or any(isinstance(layer.state, MLAttention) for layer in model.layers)
-        sums = np.empty(len(engines), dtype=np.int64)
-        launch = (model.name, id(inputs.quantization), inputs.gpu.name, engine.tensor_parallel_size)
-        launch = (*launch, engine.pipeline_parallel_size, last)
-        for index, shape in enumerate(engines):
-            assert shape is not None
-            key = (*launch, shape.max_num_seqs, shape.max_num_batched_tokens, len(shape.cudagraph_capture_sizes))
-            key = (*key, shape.max_model_len if depends_on_len else 0)
-            if key not in self._overheads:
-                self._overheads[key] = overhead(model, _with_shape(engine, shape), last_stage=last)
-            sums[index] = self._overheads[key].in_budget
-        return sums
+    def _distinct(self, inputs: Inputs, shapes: _Shapes) -> tuple[list[Engine], _Ints]:
+        if id(shapes) not in self._unlike:
+            model = inputs.model
+            mla = any(isinstance(layer.state, MLAttention) for layer in model.layers)
+            self._unlike[id(shapes)] = shapes.distinct(by_length=mla or model.is_multimodal)
+        return self._unlike[id(shapes)]
+
+    def _overhead(self, inputs: Inputs, engine: Engine, shape: Engine, last: bool) -> Overhead:
+        parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size, last)
+        key = (inputs.model.name, id(inputs.quantization), inputs.gpu.name, id(shape), *parallel)
+        if key not in self._overheads:
+            self._overheads[key] = overhead(inputs.model, _with_shape(engine, shape), last_stage=last)
+        return self._overheads[key]
 
     def _code(self, code: str) -> int:
         return self.reasons.setdefault(code, len(self.reasons))
