@@ -241,6 +241,32 @@ def _plan_request(words: Sequence[str]) -> dict[str, Any] | None:
     return request
 
 
+@cli.command("explain-log", context_settings=_FLAGS, epilog=_MORE)
+@_request_options
+@click.option("--save", is_flag=True, help="Add the launch to your own measurements.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def explain_log(words: tuple[str, ...], save: bool, form: str, **options: Any) -> int:
+    """Read the start-up LOG of a vLLM: its figures beside the predicted ones, and why it failed and what fixes it.
+
+    The first word is the file; --gpu and the rest say what the log does not.
+    """
+    from planner.commands import run_explain_log
+
+    if not words:
+        raise InputError("no log given; pass the file that vLLM's output went to")
+    overrides = _overrides_of(words[1:], options)
+    return run_explain_log(words[0], overrides, save, form)
+
+
+def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """What the command line says of a launch that a file describes; a positional word is its model."""
+    from planner.engine.args import parse_flags
+
+    args, positional = parse_flags(words)
+    given = {key: value for key, value in options.items() if value is not None and key not in _NUMBERS}
+    return {**dict(args), **({"model": positional[0]} if positional else {}), **given}
+
+
 @cli.command("fit-constants")
 @click.option("--write", is_flag=True, help="Write the constants file and docs/accuracy-memory.md, in a source tree.")
 def fit_constants(write: bool) -> int:

@@ -95,6 +95,18 @@ def print_curve(inputs: Inputs, sessions: int | None, form: str) -> int:
     return 0 if any(point.tokens for point in points) else 1
 
 
+def run_explain_log(source: str, overrides: dict[str, Any], save: bool, form: str) -> int:
+    """`vllm-fit explain-log`: 0 when the launch started, 1 when it failed."""
+    from planner import logs
+
+    explanation = logs.explain(logs.read_log(Path(source)), overrides=overrides)
+    click.echo(json.dumps(explanation.to_dict(), indent=2) if form == "json" else logs.explanation_text(explanation))
+    if save:
+        added = logs.save(explanation)
+        click.echo(f"{'added to' if added else 'already in'} {logs.default_store()}", err=True)
+    return 1 if explanation.outcome.word == "failed" else 0
+
+
 def run_fit_constants(write: bool) -> int:
     """`vllm-fit fit-constants`: prints the errors; with `write`, renews the constants file and the accuracy page."""
     from planner.calibration.fit import fit

@@ -131,7 +131,8 @@ def _headline(estimate: Estimate) -> str:
         return f"{name} {verdict} on {estimate.gpu.name}"
     count = engine.gpus_per_replica
     cards = f"{count} x {estimate.gpu.name}" if count > 1 else estimate.gpu.name
-    return f"{name} {verdict} on {cards} (vLLM {engine.vllm_version}, {engine.dtype})"
+    close = f"\n{estimate.verdict}" if estimate.verdict.startswith("too close") else ""
+    return f"{name} {verdict} on {cards} (vLLM {engine.vllm_version}, {engine.dtype}){close}"
 
 
 def _memory_lines(estimate: Estimate) -> list[str]:

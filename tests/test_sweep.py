@@ -18,7 +18,7 @@ from planner.request import prepare
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 
 
-def agrees(request: dict[str, Any], row: dict[str, Any]) -> None:
+def agrees(request: dict[str, Any], row: Any) -> None:
     """Every column against the estimate of the row's own request."""
     estimate = prepare(request_of_row(request, row)).estimate()
     assert row["status"] == estimate.status, (row, estimate.reasons)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import hf_configs
-from planner.engine.version import VllmVersion
+from planner.engine.version import OLDEST, VllmVersion, parse_version
 from planner.errors import InputError
+from planner.hardware.catalogue import find_gpu
 from planner.memory.budget import Estimate
 from planner.model.config import load_config
 from planner.request import Inputs, prepare
@@ -34,6 +35,50 @@ _ARGUMENTS = {
 }
 """A row's keys under vLLM's names."""
 
+_FLAGS_FROM_NOTES = {
+    "a100-40-q3-8-v0191": "no flags, as the source says; the log shows max_num_batched_tokens at its default",
+    "a100-40-q3-8-v092": "the same machine and launch with an older version, as the source says",
+    "t4x2-q3-8b-lora": "max_num_seqs is given; max_num_batched_tokens at its default, as the source says",
+}
+"""Rows that leave out a flag of which their source says that it is at its default, and how."""
+
+_FLAGS_OF_THE_THREAD: Mapping[str, Mapping[str, Any]] = {
+    "vllm-27508": {"gpu_memory_utilization": 0.95, "max_num_batched_tokens": 1024},
+}
+"""What another row of the same thread states of the same launch."""
+
+_VERSIONS = {
+    "vllm-10511-a": "0.6.4",
+    "vllm-10517-29k": "0.6.4",
+    "vllm-10517-20k": "0.6.4",
+    "vllm-10517-8b-20k": "0.6.4",
+    "vllm-23278": "0.10.1",
+    "vllm-23278-a": "0.10.1",
+    "vllm-27508": "0.11.0",
+    "vllm-27508-a": "0.11.0",
+    "f70469032009": "0.28.0",
+    "llmd-": "0.11.0",
+}
+"""Versions inferred from the date or from what the log prints, by the beginning of a row's id. llmd: the document whose
+later edition names the image; f70469032009: prints consumed memory (0.28 on) and deducts no graphs (before 0.29)."""
+
+_CARDS = (
+    (r"RTX 4090 class", "RTX 4090"),
+    (r"RTX 4080 class", "RTX 4080"),
+    (r"^H100-80GB|^H100 80GB|^H100$", "H100-SXM-80GB"),
+    (r"^H200 \(", "H200"),
+    (r"GH200-96GB", "GH200"),
+    (r"^A100-40GB", "A100-SXM4-40GB"),
+    (r"^80GB Hopper", "H100-SXM-80GB"),
+    (r"^(24 ?GB|24 GB) .*(WSL|card)", "RTX 4090"),
+    (r"^16 ?GB .*card", "RTX 4080"),
+    (r"^48 ?GB", "L40S"),
+    (r"^12 GB laptop|^8 GB card", "RTX 4070"),
+    (r"^141GB card", "H200"),
+    (r"^L4", "L4"),
+)
+"""Words of a row's card that are no name, and the card of that class that stands in for it."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Launch:
@@ -43,11 +88,16 @@ class Launch:
     inputs: Inputs
     flags_known: bool
     """Version, and the flags that size the profile run, were stated (or are defaults that its log shows)."""
+    inferred: tuple[str, ...] = ()
+    """What the row does not state and was inferred: "version", "card"."""
+
+    @property
+    def id(self) -> str:
+        return str(self.row["id"])
 
     @property
     def source(self) -> str:
-        """What was measured together: the split between fit and report is by this."""
-        return str(self.row["source"]) if self.row["source"] != "log in a public repository" else str(self.row["id"])
+        return source_of(self.row)
 
     @property
     def version(self) -> VllmVersion:
@@ -63,6 +113,17 @@ class Launch:
         return self.inputs.estimate()
 
 
+def source_of(row: Mapping[str, Any]) -> str:
+    """Who measured: a repository with all its files and threads, or one log. The split between fit and report is by
+    this, so that what was measured together stays together."""
+    found = re.match(r"https?://(?:www\.)?github\.com/([^/]+)/([^/]+)", str(row["source"]))
+    if found and found[2] != "vllm":
+        return f"{found[1]}/{found[2]}".lower()
+    if row["source"] != "log in a public repository":
+        return str(row["source"])
+    return re.sub(r"(-v\d+|-[a-z]|-\d+k?|-(base|short|fail|ok|cold|warm))$", "", str(row["id"]).split("-n")[0])
+
+
 @cache
 def launches() -> tuple[tuple[Launch, ...], Mapping[str, int]]:
     """(the launches that can be predicted, how many rows were left out for which reason)."""
@@ -71,7 +132,7 @@ def launches() -> tuple[tuple[Launch, ...], Mapping[str, int]]:
     seen: set[str] = set()
     for row in rows():
         same = json.dumps([row["source"], row.get("date"), row["model"], row["measured"]], sort_keys=True)
-        launch = _launch(row) if same not in seen else "it stands in another row already"
+        launch = launch_of(row) if same not in seen else "it stands in another row already"
         seen.add(same)
         if isinstance(launch, Launch):
             found.append(launch)
@@ -90,30 +151,73 @@ def rows() -> Iterator[dict[str, Any]]:
             yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def _launch(row: Mapping[str, Any]) -> Launch | str:
-    model = hf_configs.find(str(row["model"]))
-    if model is None:
-        return "its config is not in the catalogue"
-    version = str(row.get("vllm_version") or "")
-    if not re.fullmatch(r"\d+\.\d+\.\d+(\.post\d+)?", version):
-        return "its vLLM version is not known"
-    request: dict[str, Any] = {"model": model, "gpu": row.get("gpu"), "vllm_version": version}
+def version_of(row: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """(the version, whether it was inferred); None where nothing says it."""
+    text = str(row.get("vllm_version") or "")
+    if re.fullmatch(r"\d+\.\d+(\.\d+)?(\.post\d+|\.\d+)?", text):
+        return text, False
+    known = next((version for start, version in _VERSIONS.items() if str(row["id"]).startswith(start)), None)
+    if known is not None:
+        return known, True
+    said = re.search(r"0\.(\d+)(?:\.(\d+))?", text)
+    return (said[0], True) if said and int(said[1]) >= OLDEST.minor else (None, False)
+
+
+def card_of(row: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """(a card of the catalogue, whether it stands in for what the row says)."""
+    text = str(row.get("gpu") or "")
+    try:
+        return find_gpu(text).name, False
+    except InputError:
+        pass
+    bare = re.sub(r"\s*\(.*", "", text).strip()
+    for pattern, name in _CARDS:
+        if re.search(pattern, text):
+            return name, not bare.startswith(("H100", "H200", "GH200", "A100", "L4"))
+    try:
+        return find_gpu(bare).name, False
+    except InputError:
+        return None, True
+
+
+def request_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row's own arguments, without model, card and version."""
+    request: dict[str, Any] = {}
     for key, name in _ARGUMENTS.items():
         if row.get(key) is not None:
             request[name] = row[key]
-    if row.get("device_total_gib") is not None:
-        request["gpu_memory_gib"] = row["device_total_gib"]
+    total, free = row.get("device_total_gib"), row["measured"].get("free_gib_on_start")
+    if total is not None:
+        request["gpu_memory_gib"] = total
+        if free is not None:
+            request["gpu_memory_used_gib"] = max(0.0, round(total - free, 3))
     for key in ("kv_cache_dtype", "dtype"):
         if row.get(key) is not None:
             request[key] = row[key]
     if row.get("ep"):
         request["enable_expert_parallel"] = True
-    request |= row.get("engine", {})
-    if row.get("quantization") == "fp8" and not _is_quantized(model):
-        request["quantization"] = "fp8"
+    return {**request, **_FLAGS_OF_THE_THREAD.get(str(row["id"]), {}), **row.get("engine", {})}
+
+
+def launch_of(row: Mapping[str, Any]) -> Launch | str:
+    model = hf_configs.find(str(row["model"]))
+    if model is None:
+        return "its config is not in the catalogue"
+    version, inferred_version = version_of(row)
+    if version is None:
+        return "its vLLM version is not known"
+    card, inferred_card = card_of(row)
+    if card is None:
+        return "its card is not known"
     try:
-        inputs = prepare({key: value for key, value in request.items() if value is not None})
+        parse_version(version)
+        request = {**request_of(row), "model": model, "gpu": card, "vllm_version": version}
+        if row.get("quantization") == "fp8" and not _is_quantized(model):
+            request["quantization"] = "fp8"
+        inputs = prepare(request)
     except InputError as error:
         return f"it cannot be asked for: {str(error).split(';')[0][:80]}"
-    known = all(row.get(key) is not None for key in ("max_num_seqs", "max_num_batched_tokens")) or "engine" in row
-    return Launch(row=row, inputs=inputs, flags_known=known)
+    stated = all(row.get(key) is not None for key in ("max_num_seqs", "max_num_batched_tokens")) or "engine" in row
+    inferred = tuple(name for name, is_so in (("version", inferred_version), ("card", inferred_card)) if is_so)
+    known = not inferred and (stated or row["id"] in _FLAGS_FROM_NOTES)
+    return Launch(row=row, inputs=inputs, flags_known=known, inferred=inferred)

@@ -8,7 +8,8 @@ there by a prior, so that a GPU generation or kernel with few measurements stays
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from planner.calibration.serving_rows import Case
 from planner.planning.throughput.rates import Rates
 from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
-from planner.planning.throughput.work import stacked
+from planner.planning.throughput.work import Work, stacked
 
 Array = NDArray[np.float64]
 
@@ -100,24 +101,45 @@ class Predictor:
         self.work = stacked([case.work for case in batch.cases])
         self.limits = Limits(**{f.name: _column([c.limits for c in batch.cases], f.name) for f in fields(Limits)})
         self.load = Load(**{f.name: _column([c.load for c in batch.cases], f.name) for f in fields(Load)})
-        self.request_rate = np.array([case.request_rate or np.nan for case in batch.cases], dtype=float)
+        self._rated = np.array([i for i, case in enumerate(batch.cases) if case.request_rate], dtype=np.int64)
 
     def steady(self, values: Array) -> Steady:
         """values: the constants in the order of batch.names."""
-        padded = np.append(values, 1.0)
-        rates = Rates(
-            **{name: nominal * padded[self.batch.factors[name]].prod(axis=1) for name, nominal in self.batch.nominal.items()}
+        return steady(self.work, self.rates(values), self.limits, self.load)
+
+    def rates(self, values: Array) -> Rates:
+        padded, batch = np.append(values, 1.0), self.batch
+        return Rates(
+            **{name: nominal * padded[batch.factors[name]].prod(axis=1) for name, nominal in batch.nominal.items()}
         )
-        if np.isfinite(self.request_rate).any():
-            load = at_rate(self.work, rates, self.limits, self.load, self.request_rate)
-        else:
-            load = self.load
-        return steady(self.work, rates, self.limits, load)
+
+    def settle(self, values: Array) -> None:
+        """Find the concurrency of the cases that have a request rate instead; held until the next call."""
+        if not len(self._rated):
+            return
+        wanted = np.array([self.batch.cases[i].request_rate for i in self._rated], dtype=float)
+        load = at_rate(
+            _taken(self.work, self._rated),
+            _taken(self.rates(values), self._rated),
+            _taken(self.limits, self._rated),
+            _taken(self.load, self._rated),
+            wanted,
+        )
+        concurrency = np.array(self.load.concurrency)
+        concurrency[self._rated] = load.concurrency
+        self.load = replace(self.load, concurrency=concurrency)
 
     def figures(self, values: Array) -> dict[str, Array]:
         """Predicted "tpot" and "ttft" in seconds and "output" in tokens/s."""
         found = self.steady(values)
         return {"tpot": found.tpot, "ttft": found.ttft, "output": found.requests_per_s * self.load.output_len}
+
+
+_Arrays = TypeVar("_Arrays", Work, Rates, Limits, Load)
+
+
+def _taken(arrays: _Arrays, rows: NDArray[np.int64]) -> _Arrays:
+    return type(arrays)(**{f.name: np.asarray(getattr(arrays, f.name))[rows] for f in fields(arrays)})
 
 
 def _column(rows: Sequence[object], name: str) -> Array:
@@ -132,15 +154,16 @@ def fit_constants(cases: Sequence[Case], *, rounds: int = 14) -> dict[str, float
     batch = batch_of(cases)
     problem = _Problem(Predictor(batch))
     logs = np.log(np.array([prior(name)[0] for name in batch.names]))
-    damping, loss = 1.0, problem.loss(logs)
+    damping = 1.0
     for _ in range(rounds):
+        problem.predictor.settle(np.exp(logs))
+        loss = problem.loss(logs)
         step = problem.step(logs, damping)
         moved = problem.loss(logs + step)
         if moved < loss:
             logs, damping = logs + step, damping / 3
             if loss - moved < 1e-4 * loss:
                 break
-            loss = moved
         else:
             damping *= 5
     return dict(zip(batch.names, (float(f"{v:.5g}") for v in np.exp(logs)), strict=True))

@@ -5,7 +5,8 @@ What the rows do not say, and how it is read here:
 - serving.jsonl: lengths were drawn from 80 to 100 % of those named (the client's range ratio), so the mean is 0.9 of
   them. Rows that name several data-parallel replicas carry the very figures of rows with one: they are one replica
   with expert parallelism over its tensor-parallel ranks. Rows that repeat another's figures are left out.
-- serving-more.jsonl: requests sent all at once run as many together as fit, in waves.
+- serving-more.jsonl: requests sent all at once run as many together as fit, in waves; while those of differing lengths
+  (ShareGPT) end, the batch empties, which costs about one wave more.
 """
 
 from __future__ import annotations
@@ -314,7 +315,9 @@ def _concurrency(
     if prompts is not None and row.get("request_rate") is None:
         # n requests at once run in waves: on average n / waves of them.
         together = min(concurrency if steady else prompts, limits.max_num_seqs, limits.fits)
-        concurrency = prompts / ceil(prompts / max(together, 1.0))
+        waves = prompts / max(together, 1.0)
+        # Where lengths differ, the longest outputs keep running while the batch empties: about one wave more.
+        concurrency = prompts / (waves + 1.0 if row.get("dataset") == "sharegpt" and not steady else ceil(waves))
     if "decode phase" in row["notes"] or "decode speed" in row["notes"]:
         found = measured.get("tpot") or concurrency / measured["output"]
         return concurrency, {"tpot": found}

@@ -44,6 +44,8 @@ class EngineArgs(Mapping[str, JsonValue]):
 
     def __init__(self, values: Mapping[str, JsonValue] | None = None, **more: JsonValue) -> None:
         self._values = {**(values or {}), **more}
+        if self._values.get("max_model_len") == "auto":
+            self._values["max_model_len"] = -1
         for name, value in self._values.items():
             _check(name, value)
 
@@ -102,6 +104,16 @@ def engine_arg_names() -> frozenset[str]:
     return frozenset(_engine_table())
 
 
+def flag_of(name: str) -> str:
+    """An argument's flag on the command line."""
+    return str(_engine_table()[name]["flags"][0])
+
+
+def takes_several(name: str) -> bool:
+    """Whether its flag takes several words."""
+    return "nargs" in _engine_table()[name]
+
+
 def _check(name: str, value: JsonValue) -> None:
     """InputError when vLLM has no such argument, or could not read this value for it."""
     entry = _engine_table().get(name)
@@ -111,6 +123,8 @@ def _check(name: str, value: JsonValue) -> None:
     for one in value if many and isinstance(value, list) else [value]:
         if not _fits(kind, one):
             raise InputError(f"{name} = {shown(one)}: must be {_KIND_WORDS[kind]}")
+    if name.endswith(("_kwargs", "_per_prompt")) and value is not None and not isinstance(value, dict):
+        raise InputError(f"{name} = {shown(value)}: must be a JSON object")
     choices = entry.get("choices")
     if choices and kind == "str" and str(value) not in choices and name not in _OPEN_CHOICES:
         raise InputError(f"{name} = {shown(value)}: must be one of {', '.join(choices)}")
@@ -156,9 +170,9 @@ def _fits(kind: str, value: JsonValue) -> bool:
         return True
     if kind in ("int", "human_int"):
         whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-        return whole or (kind == "human_int" and value == "auto")
+        return whole
     if kind == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
     if kind == "bool":
         return isinstance(value, bool)
     if kind == "str":

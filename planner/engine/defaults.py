@@ -108,7 +108,7 @@ def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usag
         enforce_eager=eager,
         cudagraph_capture_sizes=() if eager else capture_sizes(given, version, gpu, seqs, tokens),
         enable_prefix_caching=given.get("enable_prefix_caching", _prefix_caching(model, version)),
-        enable_chunked_prefill=given.get("enable_chunked_prefill", version >= (0, 8)),
+        enable_chunked_prefill=given.get("enable_chunked_prefill", not on_v0_engine(gpu, version)),
         async_scheduling=_async_scheduling(model, on_cpu, given, version),
         use_v2_model_runner=uses_v2_runner(model, version),
         disable_hybrid_kv_cache_manager=given.get("disable_hybrid_kv_cache_manager") or False,
@@ -160,21 +160,30 @@ def _max_model_len(model: Model, given: int | None) -> tuple[int, bool]:
     return given, False
 
 
+_NOT_IN_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
+"""model_types that overflow in it (config/model.py _FLOAT16_NOT_SUPPORTED_MODELS, 0.33)."""
+
+
 def _dtype(model: Model, gpu: Gpu, given: str) -> str:
     """`auto` keeps half precision and halves fp32 (config/model.py _resolve_auto_dtype, 0.33)."""
-    if given != "auto":
-        dtype = model_dtype(given, "dtype")
-    elif model.dtype == "float32":
-        dtype = "float16" if model.is_pooling else "bfloat16"
-    else:
-        dtype = model.dtype
-    if dtype == "bfloat16" and gpu.capability is not None and gpu.capability < 80:
-        if given == "auto":
-            return "float16"
+    no_bfloat16 = gpu.capability is not None and gpu.capability < 80
+    if given == "auto":
+        half = "float16" if model.is_pooling or no_bfloat16 else "bfloat16"
+        dtype = half if model.dtype == "float32" or (model.dtype == "bfloat16" and no_bfloat16) else model.dtype
+        return "float32" if dtype == "float16" and model.model_type in _NOT_IN_FLOAT16 else dtype
+    dtype = model_dtype(given, "dtype")
+    if dtype == "float16" and model.model_type in _NOT_IN_FLOAT16:
+        raise Refusal(
+            "float16_unstable",
+            f"The model type {model.model_type!r} does not support float16. Reason: Numerical instability. Please use "
+            "bfloat16 or float32 instead.",
+            "--dtype",
+        )
+    if dtype == "bfloat16" and no_bfloat16:
         raise Refusal(
             "dtype_needs_capability",
             "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. "
-            f"Your {gpu.name} GPU has compute capability {gpu.capability / 10}. You can use float16 instead "
+            f"Your {gpu.name} GPU has compute capability {(gpu.capability or 0) / 10}. You can use float16 instead "
             "by explicitly setting the `dtype` flag in CLI, for example: --dtype=half.",
             "--dtype",
         )
@@ -192,7 +201,7 @@ def _batch_sizes(
     chunked = given.get("enable_chunked_prefill", True)
     seqs = seqs if user_seqs is None else user_seqs
     if user_tokens is None:
-        if version < (0, 8):
+        if on_v0_engine(gpu, version):
             chunked = given.get("enable_chunked_prefill", max_model_len > 32768)
             tokens = 2048 if chunked else max(max_model_len, 2048)
         elif not chunked or model.is_pooling:
@@ -219,13 +228,19 @@ def _batch_sizes(
     return seqs, tokens
 
 
+def on_v0_engine(gpu: Gpu, version: VllmVersion) -> bool:
+    """V0 until 0.8, and until 0.10 on cards below 8.0 (engine/arg_utils.py _is_v1_supported_oracle, 0.8.5 and 0.9.2)."""
+    old_card = gpu.capability is not None and gpu.capability < 80
+    return version < (0, 8) or (version < (0, 10) and old_card)
+
+
 def default_batch_sizes(gpu: Gpu, version: VllmVersion, usage: Usage, given: Mapping[str, Any]) -> tuple[int, int]:
     """(max_num_batched_tokens, max_num_seqs) before caps (engine/arg_utils.py get_batch_defaults, 0.33)."""
     world = given.get("tensor_parallel_size", 1) * given.get("pipeline_parallel_size", 1)
     offline = usage == "offline"
     if gpu.kind == "cpu":
         return (4096 * world, 256 * world) if offline else (2048 * world, 128 * world)
-    if version < (0, 8):
+    if on_v0_engine(gpu, version):
         return 2048, 256
     memory = gpu.memory_bytes or 0
     if version >= (0, 28) and memory >= 160 * GIB:

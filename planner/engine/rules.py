@@ -101,4 +101,26 @@ def _quantization_version(model: Model, gpu: Gpu, engine: Engine, quantization: 
         quantization.check_version(engine.vllm_version)
 
 
-RULES: tuple[Rule, ...] = (_capability, _architecture, _heads, _layers, _quantization_version, _quantization_capability)
+_EXPERTS_UNSEEN = frozenset({"DbrxForCausalLM"})
+"""Their experts' count stands under a key that vLLM's get_num_experts does not read."""
+
+
+def _expert_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/model.py _verify_with_expert_parallelism (0.33)."""
+    if engine.enable_expert_parallel and (not model.is_moe or model.architecture in _EXPERTS_UNSEEN):
+        raise Refusal(
+            "expert_parallel_without_experts",
+            "Number of experts in the model must be greater than 0 when expert parallelism is enabled.",
+            "--enable-expert-parallel",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    _capability,
+    _architecture,
+    _heads,
+    _expert_parallel,
+    _layers,
+    _quantization_version,
+    _quantization_capability,
+)

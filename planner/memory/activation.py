@@ -98,7 +98,9 @@ def sampled_rows(engine: Engine) -> int:
 
 def logit_bytes(engine: Engine) -> float:
     """Bytes for each logit beside the logits themselves."""
-    return float(of_version(constants()["sampler_bytes_per_logit"], engine.vllm_version, runner=runner(engine))["value"])
+    return float(
+        of_version(constants()["sampler_bytes_per_logit"], engine.vllm_version, runner=runner(engine))["value"]
+    )
 
 
 def runner(engine: Engine) -> str:
@@ -166,8 +168,8 @@ def _marlin_experts(quantization: Quantization | None) -> bool:
 def moe_workspace(model: Model, engine: Engine, *, lean: bool = False) -> int:
     """The two workspaces of the fused experts kernels (workspace_shapes in layers/fused_moe, Triton and Marlin alike).
 
-    lean: fused_marlin_moe's own, whose second holds no hidden states. gpt-oss's own kernels take none from the shared
-    workspace; what they allocate for a moment is below the sampler's peak.
+    lean: fused_marlin_moe's own, whose second holds no hidden states. gpt-oss's Triton kernels take none from the
+    shared workspace; what they allocate for a moment is below the sampler's peak.
     """
     element, version = DTYPE_BYTES[engine.dtype], engine.vllm_version
     tokens = engine.max_num_batched_tokens
@@ -176,7 +178,7 @@ def moe_workspace(model: Model, engine: Engine, *, lean: bool = False) -> int:
     largest = 0
     for layer in set(model.layers):
         for module in layer.modules:
-            if isinstance(module, Experts) and module.layout != "gpt_oss":
+            if isinstance(module, Experts) and not (module.layout == "gpt_oss" and _has_triton_kernels(engine)):
                 whole = engine.enable_expert_parallel
                 width = module.intermediate if whole else ceil_div(module.intermediate, engine.tensor_parallel_size)
                 rows = tokens * (engine.data_parallel_size if whole else 1) * module.top_k
@@ -184,6 +186,11 @@ def moe_workspace(model: Model, engine: Engine, *, lean: bool = False) -> int:
                 second = width if lean else max(width, module.hidden)
                 largest = max(largest, element * rows * (second + max(up, module.hidden)))
     return largest
+
+
+def _has_triton_kernels(engine: Engine) -> bool:
+    """OpenAI's, on Hopper and data-centre Blackwell, in the wheel since 0.12 (fused_moe/oracle/mxfp4.py)."""
+    return engine.capability is not None and 90 <= engine.capability < 120 and engine.vllm_version >= (0, 12)
 
 
 # --- the vision tower ----------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
 from planner.memory.kv_cache import KVCachePlan, plan_kv_cache
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
+from planner.memory.offload import offloaded_bytes
 from planner.memory.overhead import Overhead, available_error, overhead
 from planner.memory.quantization import Quantization
+from planner.memory.verdict import after_start, held_at_capture, verdict
 from planner.memory.weights import StageWeights, stage_weights
 from planner.model.architecture import Model
 from planner.model.modules import Placement
-from planner.units import GIB, gib
+from planner.units import gib
 
 Status = Literal["fits", "does_not_fit", "refused"]
 
@@ -71,6 +73,11 @@ class Estimate:
         return self.status == "fits"
 
     @property
+    def verdict(self) -> str:
+        """ "fits", "does not fit", or "too close to call, because …" where the answer flips within the range."""
+        return verdict(self.status, self.reasons, self.kv_cache, self.engine, self.available_range)
+
+    @property
     def tightest(self) -> int:
         """Index of the pipeline stage with the least room for KV cache."""
         return min(range(len(self.ranks)), key=lambda i: self.ranks[i].num_blocks, default=0)
@@ -93,6 +100,7 @@ class Estimate:
         return {
             "id": request_id,
             "status": self.status,
+            "verdict": self.verdict,
             "reasons": [reason.to_dict() for reason in self.reasons],
             "model": {
                 "name": self.model.name,
@@ -229,11 +237,8 @@ def _estimate(
     max_split = loading_max_split(engine.vllm_version)
     stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
     last = len(stages) - 1
-    beside = tuple(
-        overhead(model, engine, last_stage=stage.pp_rank == last, quantization=quantization, unified=gpu.unified)
-        for stage in stages
-    )
-    offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
+    beside = tuple(overhead_of(model, gpu, engine, quantization, last_stage=stage.pp_rank == last) for stage in stages)
+    offloaded = offloaded_bytes(model, placement, engine, stages)
     requested, available = available_memory(gpu, engine, stages, beside, offloaded)
     plan = None
     if has_kv_cache(model):
@@ -251,13 +256,17 @@ def _estimate(
             stages, available, plan.bytes_per_block_by_stage if plan else [0] * len(stages), strict=True
         )
     )
+    full = max(zip(stages, available, beside, strict=True), key=lambda at: held_at_capture(offloaded, *at))
+    capture, under_load = after_start(gpu, engine, full[2], held_at_capture(offloaded, *full), memory_used)
     failures = (
         not_free(gpu, engine, requested, memory_used)
         or ([plan.failure] if plan and plan.failure else [])
         or _does_not_load(requested, ranks, plan)
+        or (capture if plan else [])
     )
-    error = 0 if engine.kv_cache_memory_bytes or engine.on_cpu else available_error(model, engine)
-    room = min(available)
+    given = engine.kv_cache_memory_bytes is not None or engine.on_cpu
+    error = 0 if given else available_error(model, engine, unified=gpu.unified)
+    expected = (min(available) - error, min(available) + error)
     return Estimate(
         status="does_not_fit" if failures else "fits",
         reasons=tuple(failures),
@@ -270,10 +279,14 @@ def _estimate(
         ranks=ranks,
         kv_cache=plan,
         basis=_basis(model, engine, quantization, beside[-1], assumed),
-        available_range=(room - error, room + error),
+        available_range=expected,
         offloaded_bytes=offloaded,
         assumed=assumed,
-        warnings=(*(plan.notes if plan else ()), *(quantization.notes if quantization else ())),
+        warnings=(
+            *(plan.notes if plan else ()),
+            *(quantization.notes if quantization else ()),
+            *([] if failures else under_load),
+        ),
     )
 
 
@@ -285,10 +298,18 @@ def placement_of(engine: Engine, quantization: Quantization | None) -> Placement
         dtype=engine.dtype,
         capability=engine.capability,
         quantization=quantization,
+        vllm_version=engine.vllm_version,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_num_seqs=engine.max_num_seqs,
         towers_on_every_stage=engine.vllm_version < (0, 33) or not engine.use_v2_model_runner,
     )
+
+
+def overhead_of(
+    model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None, *, last_stage: bool
+) -> Overhead:
+    """What a rank of a stage needs beside weights and KV cache."""
+    return overhead(model, engine, last_stage=last_stage, quantization=quantization, unified=gpu.unified)
 
 
 def available_memory(

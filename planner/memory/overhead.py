@@ -50,6 +50,11 @@ class Overhead:
         return self.activation_peak + self.non_torch + graphs + (self.persistent if self.persistent_in_budget else 0)
 
     @property
+    def beside_kv(self) -> int:
+        """What is allocated beside weights and KV cache once CUDA graphs are captured."""
+        return self.non_torch + self.persistent + self.cuda_graph + self.later
+
+    @property
     def outside_budget(self) -> int:
         """What will be used beyond the requested share."""
         graphs = 0 if self.graphs_in_budget else self.cuda_graph
@@ -184,13 +189,15 @@ def cuda_graphs(model: Model, engine: Engine) -> int:
 # --- the range -----------------------------------------------------------------------------------------------------
 
 
-def available_error(model: Model, engine: Engine) -> int:
+def available_error(model: Model, engine: Engine, *, unified: bool = False) -> int:
     """Half the width of the range where a launch is expected to land, in bytes (90 % of the measured launches did).
 
-    Twice as wide where a vision tower runs, which no launch with known flags speaks for.
+    Twice as wide where a vision tower runs, for which few launches speak; on a card whose memory is the host's too,
+    wider by what the host is seen to take and give back meanwhile.
     """
     error = int(_of_version("available_kv_error", engine.vllm_version, runner=runner(engine))["value"])
-    return 2 * error if runs_encoder(model, engine) else error
+    drift = int(constants()["unified_drift_bytes"]) if unified else 0
+    return (2 * error if runs_encoder(model, engine) else error) + drift
 
 
 def _of_version(name: str, version: VllmVersion, **match: object) -> Mapping[str, Any]:

@@ -95,7 +95,8 @@ class _Sums:
         self._layers: dict[object, tuple[_Row, ...]] = {}
 
     def stage(self, model: Model, rank: int, indices: range, parts: list[Iterable[Module]]) -> StageWeights:
-        rows = [row for part in parts for row in self._rows(part, self.at)]
+        shared = {id(module): module for index in indices for module in model.layers[index].shared}
+        rows = [row for part in (*parts, shared.values()) for row in self._rows(part, self.at)]
         for index in indices:
             rows.extend(self._layer(model, model.layers[index], index))
         groups: dict[Group, int] = dict.fromkeys(GROUPS, 0)

@@ -16,6 +16,8 @@ class Layer:
     """One decoder layer: the modules vLLM builds for it and the state it keeps. Share one object among equal layers."""
 
     modules: tuple[Module, ...]
+    shared: tuple[Module, ...] = ()
+    """Built once on each pipeline stage that has a layer with them: rotary caches that not every layer uses."""
     state: LayerState | None = None
     """None where nothing is cached: encoder-only attention, layers that share another's KV cache, plain MLPs."""
     more_states: tuple[LayerState, ...] = ()
@@ -67,6 +69,8 @@ class Model:
     packed_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     """Prefixes of the checkpoint's names and vLLM's in their place (hf_to_vllm_mapper), for lists of modules."""
+    model_type: str = ""
+    """The config's `model_type`."""
     supports_pp: bool = True
     is_pooling: bool = False
     """Embedding, reranking and classification models: no lm_head, no sampler, no KV cache for encoders."""

@@ -42,6 +42,8 @@ class Placement:
     capability: int | None = None
     """Compute capability x 10 (90 for H100); None on a CPU. Decides which kernel keeps which layout."""
     quantization: Quantization | None = None
+    vllm_version: tuple[int, int, int] = (0, 33, 0)
+    """Which kernels an installation has."""
     prefix: str = ""
     """vLLM's prefix of the layer being built, "model.layers.3."; quantization ignore lists are matched against it."""
     max_num_batched_tokens: int = 2048

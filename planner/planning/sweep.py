@@ -6,7 +6,7 @@ for each launch shape by the very functions that `estimate` calls; the rest is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
@@ -18,18 +18,19 @@ from planner.engine import rules
 from planner.engine.defaults import Engine, resolve
 from planner.errors import InputError, Refusal
 from planner.memory.allocator import loading_max_split
-from planner.memory.budget import available_memory, has_kv_cache, not_free, placement_of
+from planner.memory.budget import available_memory, has_kv_cache, not_free, overhead_of, placement_of
 from planner.memory.kv_cache.capacity import Layout
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.memory.kv_cache.layout import make_layout
 from planner.memory.kv_cache.plan import cache_model, demand_of
-from planner.memory.overhead import Overhead, overhead
+from planner.memory.offload import offloaded_bytes
+from planner.memory.overhead import Overhead
+from planner.memory.verdict import taken_by_others
 from planner.memory.weights import StageWeights, stage_weights
 from planner.model.attention import MLAttention
 from planner.model.modules import EngineBuffer
 from planner.planning.change import request_of
 from planner.request import Inputs, prepare
-from planner.units import GIB
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +156,14 @@ class _Columns:
 
 
 _NUMBERS = ("weights_bytes", "model_loading_bytes", "available_kv_bytes", "bytes_per_block", "num_blocks", "tokens")
-_REASONS = ("", "no_cache_blocks", "kv_too_small_for_one_request", "out_of_memory", "free_memory_below_requested")
+_REASONS = (
+    "",
+    "no_cache_blocks",
+    "kv_too_small_for_one_request",
+    "out_of_memory",
+    "free_memory_below_requested",
+    "oom_graph_capture",
+)
 
 
 class _Table:
@@ -191,9 +199,9 @@ class _Table:
         for name in _SHAPE:
             data[name] = np.concatenate([getattr(self._shapes_of(*launch[:2]), name) for launch in launches])
         status = np.concatenate([result.status for result in results])
-        data["status"] = pd.Categorical.from_codes(status, categories=list(STATUS))
+        data["status"] = _categorical(status, list(STATUS))
         reason = np.concatenate([result.reason for result in results])
-        data["reason"] = pd.Categorical.from_codes(reason, categories=list(self.reasons))
+        data["reason"] = _categorical(reason, list(self.reasons))
         for name in (*_NUMBERS, "max_concurrency"):
             data[name] = np.concatenate([result.numbers[name] for result in results])
         assert len(status) == count * size
@@ -224,7 +232,8 @@ class _Table:
         return self._shapes[key]
 
     def _resolved(self, inputs: Inputs, stages: int) -> _Shapes:
-        grid, engines, codes, rows = self.grid, [], [], []
+        grid, codes, rows = self.grid, [], []
+        engines: list[Engine | None] = []
         bare = inputs.args.with_(pipeline_parallel_size=stages if stages > 1 else None)
         for values in product(grid.max_model_len, grid.max_num_seqs, grid.max_num_batched_tokens):
             args = bare.with_(**{n: v for n, v in zip(_SHAPE, values, strict=True) if v is not None})
@@ -281,8 +290,8 @@ class _Table:
         model, gpu, quantization = inputs.model, inputs.gpu, inputs.quantization
         rules.check(model, gpu, engine, quantization)
         stages = self._stages(inputs, engine)
-        offloaded = min(int(engine.cpu_offload_gb * GIB), min(stage.block_bytes for stage in stages))
-        in_budget = self._in_budget(inputs, engine, shapes, rows, len(stages))
+        offloaded = offloaded_bytes(model, placement_of(engine, quantization), engine, stages)
+        in_budget = self._sums(inputs, engine, shapes, rows, len(stages), "in_budget")
         nothing = tuple(
             Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True) for _ in stages
         )
@@ -301,6 +310,14 @@ class _Table:
             else:
                 held = _Nothing(available)
         reason = held.reason
+        if has_kv_cache(model) and gpu.memory_bytes is not None and not gpu.unified:
+            beside = self._sums(inputs, engine, shapes, rows, len(stages), "beside_kv")
+            held_by = [
+                stage.block_bytes - offloaded + np.maximum(0, room) + more
+                for stage, room, more in zip(stages, available, beside, strict=True)
+            ]
+            over = np.max(held_by, axis=0) > gpu.memory_bytes - taken_by_others(inputs.memory_used)
+            reason = np.where((reason == 0) & over, _REASONS.index("oom_graph_capture"), reason)
         if not_free(gpu, engine, requested, inputs.memory_used):
             reason = np.full(len(rows), _REASONS.index("free_memory_below_requested"))
         result.reason[rows] = reason
@@ -331,11 +348,13 @@ class _Table:
             self._layouts[key] = make_layout(cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype))
         return self._layouts[key]
 
-    def _in_budget(self, inputs: Inputs, engine: Engine, shapes: _Shapes, rows: _Ints, stages: int) -> list[_Ints]:
-        """Overhead of each stage for each row: scalar functions, called once for what they depend on."""
+    def _sums(
+        self, inputs: Inputs, engine: Engine, shapes: _Shapes, rows: _Ints, stages: int, part: str
+    ) -> list[_Ints]:
+        """A part of the overhead of each stage for each row: scalar functions, called once for what they depend on."""
         firsts, like = self._distinct(inputs, shapes)
         sums = {
-            last: np.array([self._overhead(inputs, engine, shape, last).in_budget for shape in firsts])[like[rows]]
+            last: np.array([getattr(self._overhead(inputs, engine, shape, last), part) for shape in firsts])[like[rows]]
             for last in {True, stages == 1}
         }
         return [sums[stages == 1]] * (stages - 1) + [sums[True]]
@@ -351,7 +370,9 @@ class _Table:
         parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size, last)
         key = (inputs.model.name, id(inputs.quantization), inputs.gpu.name, id(shape), *parallel)
         if key not in self._overheads:
-            self._overheads[key] = overhead(inputs.model, _with_shape(engine, shape), last_stage=last)
+            self._overheads[key] = overhead_of(
+                inputs.model, inputs.gpu, _with_shape(engine, shape), inputs.quantization, last_stage=last
+            )
         return self._overheads[key]
 
     def _code(self, code: str) -> int:
@@ -453,7 +474,11 @@ class _Held(_NoCache):
 
 def _repeated(labels: list[str], size: int) -> Any:
     """A column of few texts."""
+    known = list(dict.fromkeys(labels))
+    return _categorical(np.repeat([known.index(label) for label in labels], size), known)
+
+
+def _categorical(codes: Any, labels: list[str]) -> Any:
     import pandas as pd
 
-    known = list(dict.fromkeys(labels))
-    return pd.Categorical.from_codes(np.repeat([known.index(label) for label in labels], size), categories=known)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(labels))

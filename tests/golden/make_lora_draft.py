@@ -98,7 +98,7 @@ class Stages:
             "tokenizer": path,
             "skip_tokenizer_init": True,
             "load_format": "dummy",
-            "max_model_len": 4096,
+            "max_model_len": 512,
             **args,
         }
         self.tp = arguments.get("tensor_parallel_size", 1)

@@ -12,7 +12,7 @@ from planner.memory.quantization.schemes import FP32, BlockFloat, Matrix, Named,
 from planner.units import round_up
 
 if TYPE_CHECKING:
-    from planner.model.modules import Experts
+    from planner.model.modules import Experts, Placement
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Mxfp4Experts(BlockFloat):
     def matrix(self, m: Matrix) -> Iterator[Named]:
         raise NotImplementedError("mxfp4 checkpoints leave linear layers in the model's dtype")
 
-    def on_triton(self, capability: int | None) -> bool:
-        return self.triton and capability is not None and HOPPER <= capability < 120
+    def on_triton(self, at: Placement) -> bool:
+        """vLLM has brought triton_kernels along since 0.12 (third_party); before, Marlin is what an install has."""
+        return self.triton and at.capability is not None and HOPPER <= at.capability < 120 and at.vllm_version >= (0, 12)
 
     def stack(self, s: Stack) -> Iterator[Named]:
-        if self.on_triton(s.capability):
+        if self.on_triton(s.at):
             p, bias_bytes = s.padded(round_up(s.width, 64)), FP32
         else:
             p, bias_bytes = s.padded(round_up(s.width, 128), round_up(s.hidden, 256)), s.at.dtype_bytes
@@ -46,7 +47,7 @@ class Mxfp4Experts(BlockFloat):
         yield from p.biases(bias_bytes)
         # Hopper's scale layout holds whole runs of four groups on the contracted side, and of 256 rows (32 for each of
         # eight warps) on the other (utils/mxfp4_utils.py _swizzle_mxfp4 and triton_kernels' HopperMXScaleLayout).
-        swizzled = self.on_triton(s.capability) and s.capability == HOPPER
+        swizzled = self.on_triton(s.at) and s.capability == HOPPER
         run, rows = (4, 256) if swizzled else (1, 1)
         across, down = round_up(p.hidden // 32, run), round_up(p.width // 32, run)
         yield "w13_weight_scale", s.count * across * round_up(p.up, rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.errors import InputError, UnknownArchitectureError
 from planner.model.architecture import Model
@@ -72,7 +73,7 @@ def build_model(config: Config, name: str) -> Model:
     for architecture in architectures:
         build = _registry.get(architecture) or _conversion(architecture)
         if build is not None:
-            return build(config, name)
+            return replace(build(config, name), model_type=config.optional_str("model_type", "") or "")
     raise UnknownArchitectureError(
         f"{name}: unknown architecture {architectures[0]!r}; pass --ask-vllm to let an installed vLLM "
         "size it, or add it in planner/model/families"

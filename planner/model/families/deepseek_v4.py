@@ -124,8 +124,11 @@ def deepseek_v4(config: Config, name: str) -> Model:
     table = Weight(name="ffn.gate.tid2eid", shape=(vocab, moe.top_k), dtype="int32", group="mlp")
     noaux = config.optional_str("topk_method") == "noaux_tc"
 
+    plain, scaled = _v4_rotary(config)
+
     def layer(ratio: int, is_hashed: bool) -> Layer:
         return Layer(
+            shared=(scaled if ratio > 1 else plain,),
             modules=(
                 *_v4_attention(config, ratio),
                 *sparse_mlp(
@@ -173,7 +176,6 @@ def deepseek_v4(config: Config, name: str) -> Model:
         first=(Embedding(name="model.embed_tokens", rows=vocab, width=hidden), broadcast),
         tie=False,
         everywhere=(
-            *_v4_rotary(config, ratios),
             EngineBuffer(name="model.topk_indices_buffer", rows="tokens", width=config.int("index_topk")),
             *head,
         ),
@@ -188,16 +190,11 @@ def _v4_mtp(config: Config, hidden: int, mult: int, layer: int) -> dict[str, int
     return {"MTP layers": number * (layer + extra)} if number else {}
 
 
-def _v4_rotary(config: Config, ratios: Sequence[int]) -> tuple[Module, ...]:
-    """An fp32 cache for sliding-window layers, without scaling, and one for compressed layers, with it."""
+def _v4_rotary(config: Config) -> tuple[Module, Module]:
+    """fp32 caches: of sliding-window layers, without scaling, and of compressed layers, with it."""
     positions, width = config.int("max_position_embeddings"), config.int("qk_rope_head_dim")
-    caches = []
-    if 1 in ratios:
-        caches.append(rotary_cache(Rope(parameters={}), width, positions, dtype="float32"))
-    if any(ratio > 1 for ratio in ratios):
-        caches.append(
-            rotary_cache(
-                deepseek_rope(config), width, positions, name="compress_rotary_emb", rotary_dim=width, dtype="float32"
-            )
-        )
-    return tuple(caches)
+    plain = rotary_cache(Rope(parameters={}), width, positions, dtype="float32")
+    scaled = rotary_cache(
+        deepseek_rope(config), width, positions, name="compress_rotary_emb", rotary_dim=width, dtype="float32"
+    )
+    return plain, scaled

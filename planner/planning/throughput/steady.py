@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-_ROUNDS = 5
-"""Of the fixed point between the batch that decodes and the time of a step; the fourth changes nothing visible."""
+_ROUNDS = 6
+"""Of the fixed point between the batch that decodes and the time of a step; more change nothing visible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +87,16 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     # While each decoding request gets a token in a step, prompts get what is left of the step's tokens.
     most = limits.max_num_batched_tokens * work.pp / (1.0 + prompt / output)
     decoding = np.minimum(running, most)
+    rate, others = np.zeros_like(decoding), np.maximum(running - 1.0, 0.0)
+    mean = _mean_step(work, rates, limits, load, decoding, prompt, rate, rate)
     for _ in range(_ROUNDS):
-        mean = _mean_step(work, rates, limits, load, decoding, prompt)
-        own, behind = _prefill_times(work, rates, limits, load, decoding, running, prompt)
-        ahead = own + behind
+        own, each = _prefill_times(work, rates, limits, load, decoding, prompt)
         busy = output * mean.seconds
-        decoding = np.minimum(running * busy / (ahead + busy), most)
+        ahead = _waiting(own + rates.crowd * others * each, busy, others * each)
+        latest = np.minimum(running / (ahead + busy), most / busy)
+        rate = np.where(rate > 0.0, np.sqrt(rate * latest), latest)
+        decoding = np.minimum(rate * busy, most)
+        mean = _mean_step(work, rates, limits, load, decoding, prompt, rate * others / running, each)
     tpot = mean.seconds
     service = np.maximum(ahead + (output - 1.0) * tpot, running * tpot * output / np.maximum(decoding, 1e-9))
     rate = running / (service + rates.first_token)
@@ -106,7 +110,7 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
         decoding=decoding,
         ttft=rates.first_token + residual + saturated + queued,
         queued=queued,
-        crowded=saturated - own,
+        crowded=np.maximum(saturated - own, 0.0),
         tpot=tpot,
         tpot_p90=tpot + spread,
         itl_p90=np.where(mean.share >= 0.1, mean.mixed.total, mean.decode.total),
@@ -117,16 +121,31 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     )
 
 
-def _mean_step(work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, prompt: Array) -> _Mean:
-    """Prompts arrive as requests end, one for each output_len steps of a running request, in no order."""
+def _mean_step(
+    work: Work,
+    rates: Rates,
+    limits: Limits,
+    load: Load,
+    decoding: Array,
+    prompt: Array,
+    prompts_per_s: Array,
+    each: Array,
+) -> _Mean:
+    """The mean of steps with and without a piece of others' prompts, of which `prompts_per_s` arrive.
+
+    As long as they are few they arrive in no order (Poisson); when the queue for prompts hardly empties, the share of
+    the time that it holds one decides: `each` is the seconds a prompt then takes.
+    """
     batch = decoding / work.pp
     room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
-    arrivals = np.maximum(batch - 1.0 / work.pp, 0.0) / load.output_len
-    chunks = np.ceil(prompt / room)
-    share = 1.0 - np.exp(-arrivals * chunks)
-    chunk = np.minimum(arrivals * prompt / np.maximum(share, 1e-9), room)
     context = load.input_len + load.output_len / 2.0
     decode = step_time(work, rates, decoding=batch, context=context)
+    full = each * room / prompt * work.pp
+    used = np.minimum(prompts_per_s * each, 1.0)
+    queued = used * decode.total / np.maximum(used * decode.total + (1.0 - used) * full, 1e-12)
+    arrivals = prompts_per_s / work.pp * ((1.0 - queued) * decode.total + queued * full)
+    share = np.maximum(1.0 - np.exp(-arrivals * np.ceil(prompt / room)), queued)
+    chunk = np.minimum(arrivals * prompt / np.maximum(share, 1e-9), np.minimum(room, np.maximum(prompt, room * used)))
     mixed = step_time(
         work,
         rates,
@@ -135,27 +154,34 @@ def _mean_step(work: Work, rates: Rates, limits: Limits, load: Load, decoding: A
         chunk=np.maximum(chunk, 1.0),
         chunk_context=_middle(load, prompt),
     )
-    return _Mean(
-        decode=decode, mixed=mixed, share=share, seconds=share * mixed.total + (1.0 - share) * decode.total
-    )
+    return _Mean(decode=decode, mixed=mixed, share=share, seconds=share * mixed.total + (1.0 - share) * decode.total)
+
+
+def _waiting(alone: Array, busy: Array, others: Array) -> Array:
+    """Seconds until a prompt is done, when prompts are computed one after the other.
+
+    The closed queue of the prompts of n requests that decode for `busy` seconds between them: R = alone + each x (n - 1)
+    x R / (R + busy) (Schweitzer's approximation to mean value analysis), solved for R. `alone` is a prompt nobody
+    stands before; `others`, the time all other prompts take.
+    """
+    b = busy - alone - others
+    return np.asarray((np.sqrt(b * b + 4.0 * alone * busy) - b) / 2.0)
 
 
 def _prefill_times(
-    work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, running: Array, prompt: Array
+    work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, prompt: Array
 ) -> tuple[Array, Array]:
-    """(seconds to compute a request's own prompt among the others' decodes, seconds behind other prompts)."""
+    """(seconds to compute a request's own prompt beside the others' decodes, the same when others' prompts fill steps)."""
     batch = np.maximum(decoding - 1.0, 0.0) / work.pp
     room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
     context = load.input_len + load.output_len / 2.0
     middle = _middle(load, prompt)
     chunks = np.ceil(prompt / room)
-    own = chunks * step_time(
-        work, rates, decoding=batch, context=context, chunk=prompt / chunks, chunk_context=middle
-    ).total
-    # Others' prompts fill whole steps: one step computes room / prompt of them.
-    full = step_time(work, rates, decoding=0.0, context=1.0, chunk=room, chunk_context=middle).total
-    others = np.maximum(running - 1.0, 0.0) * prompt / room * full / work.pp
-    return own, rates.crowd * others
+
+    def seconds(chunk: Array) -> Array:
+        return step_time(work, rates, decoding=batch, context=context, chunk=chunk, chunk_context=middle).total
+
+    return chunks * seconds(prompt / chunks), prompt / room * seconds(room) / work.pp
 
 
 def _middle(load: Load, prompt: Array) -> Array:

@@ -1,0 +1,307 @@
+"""A plan in the forms people deploy: command line, vLLM's config file, compose, Kubernetes, Python. One entry each.
+
+Nothing here decides anything: a form writes down the launch it is given, quoted for whatever reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import pprint
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.engine.args import EngineArgs, flag_of, takes_several
+from planner.engine.defaults import Engine, resolve
+from planner.errors import InputError, Refusal
+from planner.planning.goal import GPUS_PER_NODE
+from planner.request import Inputs, prepare
+from planner.text import printable
+from planner.units import ceil_div
+
+PORT = 8000
+_RAY_PORT = 6379
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What is to be launched, and how often."""
+
+    model: str
+    args: EngineArgs
+    engine: Engine
+    gpu: str
+    kind: str
+    """vLLM's platform: cuda, rocm …"""
+    engines: int = 1
+    notes: tuple[str, ...] = ()
+    """What must be done first, each a sentence: written as comments."""
+
+    @property
+    def gpus(self) -> int:
+        """Cards of one engine."""
+        return self.engine.gpus_per_replica * self.engine.data_parallel_size
+
+    @property
+    def nodes(self) -> int:
+        return ceil_div(self.gpus, GPUS_PER_NODE)
+
+    @property
+    def words(self) -> list[str]:
+        return ["vllm", "serve", self.model, *self.args.to_flags()]
+
+    @property
+    def name(self) -> str:
+        """As a DNS label."""
+        plain = re.sub(r"[^a-z0-9]+", "-", self.model.rsplit("/", 1)[-1].lower()).strip("-")
+        return f"vllm-{plain}"[:50].strip("-")
+
+    @property
+    def image(self) -> str:
+        flavour = {"rocm": "-rocm"}.get(self.kind, "")
+        return f"vllm/vllm-openai{flavour}:v{self.engine.vllm_version}"
+
+    @property
+    def is_path(self) -> bool:
+        return self.model.startswith(("/", "./", "../", "~"))
+
+
+def launch_of(inputs: Inputs, engines: int = 1) -> Launch:
+    """The launch of a plan. InputError where it is no launch that vLLM takes, or of a model that is only numbers."""
+    if not isinstance(inputs.source, str):
+        raise InputError("a model known only by its numbers cannot be launched: name a checkpoint")
+    try:
+        engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage)
+    except Refusal as refusal:
+        raise InputError(f"vLLM refuses this launch: {refusal}") from refusal
+    notes = []
+    if inputs.what_if_quantization:
+        notes.append(
+            f"make a {inputs.what_if_quantization} checkpoint of {printable(inputs.source)} first, "
+            "and put its path in the model's place"
+        )
+    return Launch(
+        model=inputs.source,
+        args=inputs.args,
+        engine=engine,
+        gpu=inputs.gpu.name,
+        kind=inputs.gpu.kind,
+        engines=engines,
+        notes=tuple(notes),
+    )
+
+
+def launch_of_plan(plan: Mapping[str, Any], where: str) -> Launch:
+    """The launch in a plan file. InputError where it holds none."""
+    request, engines = plan.get("request"), plan.get("engines", 1)
+    if "plan" not in plan or not isinstance(request, dict):
+        raise InputError(f"{where}: not a plan of vllm-fit: it has no request")
+    if not plan.get("met", True):
+        raise InputError(f"{where}: this plan does not reach its goal, so there is nothing to launch")
+    if isinstance(engines, bool) or not isinstance(engines, int) or not 1 <= engines <= 100_000:
+        raise InputError(f"{where}: engines must be a whole number of at least 1")
+    return launch_of(prepare(request), engines)
+
+
+def write(launch: Launch, form: str) -> str:
+    """The launch in one of FORMS, ending in a newline."""
+    return FORMS[form](launch)
+
+
+def _comments(launch: Launch, *more: str) -> str:
+    return "".join(f"# {printable(line, 300)}\n" for line in (*launch.notes, *more))
+
+
+# --- the forms --------------------------------------------------------------------------------------------------------
+
+
+def serve(launch: Launch) -> str:
+    more = [f"{launch.engines} such engines, each on {_cards(launch)}, behind a load balancer"]
+    return _comments(launch, *(more if launch.engines > 1 else ())) + shlex.join(launch.words) + "\n"
+
+
+def config_file(launch: Launch) -> str:
+    """For `vllm serve --config FILE`: what its load_config_file turns into the same flags."""
+    values: dict[str, Any] = {"model": launch.model}
+    for name, value in launch.args.items():
+        if value is not None:
+            values[flag_of(name).removeprefix("--")] = _config_value(value, listed=takes_several(name))
+    return _comments(launch, "vllm serve --config THIS_FILE") + _yaml(values)
+
+
+def _config_value(value: Any, *, listed: bool) -> Any:
+    """A list is several words there, so a JSON list goes as text."""
+    return json.dumps(value) if isinstance(value, list) and not listed else value
+
+
+def compose(launch: Launch) -> str:
+    """docker compose: one service for each engine, on cards of its own."""
+    if launch.nodes > 1:
+        raise InputError(f"docker compose runs on one machine, this engine needs {launch.nodes}: use kubernetes")
+    services = {}
+    for index in range(launch.engines):
+        name = launch.name if launch.engines == 1 else f"{launch.name}-{index}"
+        services[name] = _service(launch, index)
+    return _comments(launch) + _yaml({"services": services})
+
+
+def _service(launch: Launch, index: int) -> dict[str, Any]:
+    first = index * launch.gpus
+    mounts = ["~/.cache/huggingface:/root/.cache/huggingface"]
+    if launch.is_path:
+        path = _dollars(launch.model)
+        mounts.append(f"{path}:{path}:ro")
+    service: dict[str, Any] = {
+        "image": launch.image,
+        "command": [_dollars(word) for word in (*launch.words[2:], "--port", str(PORT))],
+        "ports": [f"{PORT + index}:{PORT}"],
+        "ipc": "host",
+        "volumes": mounts,
+        "environment": {"HF_TOKEN": "${HF_TOKEN:-}"},
+        "restart": "unless-stopped",
+    }
+    if launch.kind == "rocm":
+        service["devices"] = ["/dev/kfd", "/dev/dri"]
+        service["group_add"] = ["video"]
+        cards = ",".join(map(str, range(first, first + launch.gpus)))
+        service["environment"]["HIP_VISIBLE_DEVICES"] = cards
+    else:
+        ids = [str(card) for card in range(first, first + launch.gpus)]
+        device = {"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}
+        service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return service
+
+
+def _dollars(word: str) -> str:
+    return word.replace("$", "$$")
+
+
+def kubernetes(launch: Launch) -> str:
+    """A Deployment with a replica for each engine; a LeaderWorkerSet with Ray where one takes several nodes."""
+    workload = _deployment(launch) if launch.nodes == 1 else _leader_worker_set(launch)
+    selector = {"app": launch.name} if launch.nodes == 1 else {"app": launch.name, "role": "leader"}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": launch.name},
+        "spec": {"selector": selector, "ports": [{"port": PORT, "targetPort": PORT}]},
+    }
+    return _comments(launch) + _yaml(workload) + "---\n" + _yaml(service)
+
+
+def _deployment(launch: Launch) -> dict[str, Any]:
+    labels = {"app": launch.name}
+    container = _container(launch, launch.gpus) | {
+        "command": ["vllm", "serve"],
+        "args": [_references(word) for word in (*launch.words[2:], "--port", str(PORT))],
+        **_probes(),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": launch.name, "labels": labels},
+        "spec": {
+            "replicas": launch.engines,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(container)},
+        },
+    }
+
+
+def _leader_worker_set(launch: Launch) -> dict[str, Any]:
+    each = launch.gpus // launch.nodes
+    words = shlex.join(_references(word) for word in (*launch.words, "--port", str(PORT)))
+    leader = f"ray start --head --port={_RAY_PORT} && {words}"
+    worker = f"until ray start --address=$(LWS_LEADER_ADDRESS):{_RAY_PORT} --block; do sleep 5; done"
+
+    def template(role: str, command: str, more: dict[str, Any]) -> dict[str, Any]:
+        container = _container(launch, each) | {"command": ["sh", "-c", command], **more}
+        return {"metadata": {"labels": {"app": launch.name, "role": role}}, "spec": _pod(container)}
+
+    return {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": launch.name},
+        "spec": {
+            "replicas": launch.engines,
+            "leaderWorkerTemplate": {
+                "size": launch.nodes,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "leaderTemplate": template("leader", leader, _probes()),
+                "workerTemplate": template("worker", worker, {}),
+            },
+        },
+    }
+
+
+def _container(launch: Launch, gpus: int) -> dict[str, Any]:
+    resource = {"rocm": "amd.com/gpu", "xpu": "gpu.intel.com/xe", "hpu": "habana.ai/gaudi"}
+    count = {resource.get(launch.kind, "nvidia.com/gpu"): gpus}
+    token = {"secretKeyRef": {"name": "huggingface", "key": "token", "optional": True}}
+    return {
+        "name": "vllm",
+        "image": launch.image,
+        "env": [{"name": "HF_TOKEN", "valueFrom": token}],
+        "ports": [{"containerPort": PORT}],
+        "resources": {"limits": count, "requests": count},
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": "/root/.cache"}],
+    }
+
+
+def _probes() -> dict[str, Any]:
+    health = {"httpGet": {"path": "/health", "port": PORT}}
+    return {
+        "startupProbe": {**health, "periodSeconds": 10, "failureThreshold": 360},
+        "readinessProbe": {**health, "periodSeconds": 5},
+        "livenessProbe": {**health, "periodSeconds": 30, "failureThreshold": 5},
+    }
+
+
+def _pod(container: dict[str, Any]) -> dict[str, Any]:
+    volumes = [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "cache", "emptyDir": {}}]
+    return {"containers": [container], "volumes": volumes}
+
+
+def _references(word: str) -> str:
+    """Kubernetes replaces $(NAME) in a container's command and arguments; $$(NAME) stays as it is."""
+    return word.replace("$(", "$$(")
+
+
+def python(launch: Launch) -> str:
+    """The LLM class, whose own batch defaults are larger than the server's: those of the plan are written out."""
+    values: dict[str, Any] = {"model": launch.model, **launch.args}
+    if launch.engine.usage == "server":
+        values.setdefault("max_num_seqs", launch.engine.max_num_seqs)
+        values.setdefault("max_num_batched_tokens", launch.engine.max_num_batched_tokens)
+    lines = [f"    {name}={pprint.pformat(value, width=100)},\n" for name, value in values.items()]
+    return f"{_comments(launch)}from vllm import LLM\n\nllm = LLM(\n{''.join(lines)})\n"
+
+
+def _cards(launch: Launch) -> str:
+    return f"{launch.gpus} x {launch.gpu}" if launch.gpus > 1 else f"one {launch.gpu}"
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+
+
+FORMS: Mapping[str, Callable[[Launch], str]] = {
+    "serve": serve,
+    "yaml": config_file,
+    "compose": compose,
+    "kubernetes": kubernetes,
+    "python": python,
+}
+"""By the name that `vllm-fit commands --format` takes."""
+
+
+def read_plan(path: Path) -> Launch:
+    """The launch in a plan file on disk."""
+    from planner import strict_json
+
+    return launch_of_plan(strict_json.read_object(path), str(path))

@@ -1,0 +1,176 @@
+"""Every form of a plan, parsed back by what reads it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.engine.args import parse_flags
+from planner.errors import InputError
+from planner.planning.goal import Goal
+from planner.planning.ladder import fit
+from planner.planning.outputs import FORMS, Launch, launch_of, launch_of_plan, write
+from planner.request import prepare
+
+LLAMA_8B, LLAMA_405B = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-405B-Instruct"
+NASTY = {"hf_overrides": {"x": 'it\'s "$HOME" $(LWS_GROUP_SIZE) `id` # no: yes\n'}, "enable_prefix_caching": False}
+
+
+def launch(model: str = LLAMA_8B, gpu: str = "H100", engines: int = 1, **args: Any) -> Launch:
+    return launch_of(prepare({"model": model, "gpu": gpu, **args}), engines)
+
+
+def from_words(words: list[str], model: str = LLAMA_8B) -> dict[str, Any]:
+    """Engine arguments of `vllm serve MODEL …` without its first two words."""
+    args, rest = parse_flags(words)
+    assert rest == [model]
+    return dict(args)
+
+
+MULTI = launch(
+    LLAMA_405B, tensor_parallel_size=8, pipeline_parallel_size=2, distributed_executor_backend="ray", max_model_len=8192
+)
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda t: not t.startswith("-"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXT, st.integers(1, 131072), st.booleans(), st.dictionaries(TEXT, TEXT, max_size=3))
+def test_every_form_reads_back(name: str, length: int, flag: bool, overrides: dict[str, str]):
+    args = {"served_model_name": [name], "max_model_len": length, "enforce_eager": flag, "hf_overrides": overrides}
+    one = launch(**{k: v for k, v in args.items() if k != "served_model_name"})
+    expected = dict(one.args)
+    assert from_words(shlex.split(write(one, "serve"))[2:]) == expected
+    container = list(yaml.safe_load_all(write(one, "kubernetes")))[0]["spec"]["template"]["spec"]["containers"][0]
+    words = [word.replace("$$(", "$(") for word in container["args"]]
+    assert from_words(words) == expected
+    service = next(iter(yaml.safe_load(write(one, "compose"))["services"].values()))
+    assert from_words([word.replace("$$", "$") for word in service["command"]]) == expected
+    assert python_arguments(write(one, "python")).items() >= expected.items()
+
+
+def python_arguments(code: str) -> dict[str, Any]:
+    call = ast.parse(code).body[-1]
+    assert isinstance(call, ast.Assign)
+    assert isinstance(call.value, ast.Call)
+    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.value.keywords if keyword.arg}
+
+
+def test_the_config_file_has_flags_as_keys():
+    values = yaml.safe_load(write(launch(max_model_len=8192, **NASTY), "yaml"))
+    assert values == {
+        "model": LLAMA_8B,
+        "max-model-len": 8192,
+        "hf-overrides": NASTY["hf_overrides"],
+        "enable-prefix-caching": False,
+    }
+
+
+def test_python_writes_out_the_servers_batch_sizes():
+    """The LLM class would take 16,384 batched tokens where the server takes 8,192."""
+    assert python_arguments(write(launch(), "python"))["max_num_batched_tokens"] == 8192
+
+
+def test_several_engines_get_cards_of_their_own():
+    services = yaml.safe_load(write(launch(gpu="L40S", engines=2, tensor_parallel_size=2), "compose"))["services"]
+    devices = [s["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for s in services.values()]
+    assert devices == [["0", "1"], ["2", "3"]]
+    assert len({tuple(service["ports"]) for service in services.values()}) == 2
+    deployment = next(yaml.safe_load_all(write(launch(engines=3), "kubernetes")))
+    assert deployment["spec"]["replicas"] == 3
+
+
+def test_several_nodes_are_a_leader_worker_set():
+    workload, service = yaml.safe_load_all(write(MULTI, "kubernetes"))
+    template = workload["spec"]["leaderWorkerTemplate"]
+    assert (workload["kind"], template["size"]) == ("LeaderWorkerSet", 2)
+    leader = template["leaderTemplate"]["spec"]["containers"][0]
+    assert leader["resources"]["limits"] == {"nvidia.com/gpu": 8}
+    words = shlex.split(leader["command"][2])
+    assert from_words(words[words.index("serve") + 1 :], LLAMA_405B) == dict(MULTI.args)
+    assert service["spec"]["selector"]["role"] == "leader"
+    with pytest.raises(InputError, match="needs 2"):
+        write(MULTI, "compose")
+
+
+def test_amds_cards_have_their_own_image_and_devices():
+    text = write(launch(gpu="MI300X"), "compose")
+    assert "vllm/vllm-openai-rocm:v0.33.0" in text
+    assert "/dev/kfd" in text
+    assert "amd.com/gpu" in write(launch(gpu="MI300X"), "kubernetes")
+
+
+def test_a_checkpoint_to_be_made_is_said_in_every_form():
+    for form in FORMS:
+        assert write(launch(what_if_quantization="awq"), form).startswith("# make a awq checkpoint")
+
+
+@pytest.mark.parametrize("plan", [{}, {"plan": 1}, {"plan": 1, "request": {}, "met": False}, {"plan": 1, "request": 3}])
+def test_what_is_no_plan_is_wrong_input(plan: dict[str, Any]):
+    with pytest.raises(InputError):
+        launch_of_plan(plan, "plan.json")
+
+
+CHECK = """
+import json, os, sys
+os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+for line in sys.stdin:
+    words = json.loads(line)
+    parser = FlexibleArgumentParser()
+    commands = parser.add_subparsers(dest="subparser")
+    make_arg_parser(commands.add_parser("serve"))
+    args = parser.parse_args(words)
+    if getattr(args, "model_tag", None):
+        args.model = args.model_tag
+    validate_parsed_serve_args(args)
+    engine = AsyncEngineArgs.from_cli_args(args)
+    made = {name: getattr(engine, name) for name in json.loads(sys.stdin.readline())}
+    print("RESULT", json.dumps(made, default=str))
+    if os.environ.get("BUILD"):
+        engine.create_engine_config()
+"""
+
+
+@pytest.mark.slow
+def test_vllms_own_parser_reads_every_plan(tmp_path: Path):
+    """The serve line and the config file, through `vllm serve`'s parser into AsyncEngineArgs."""
+    cases = [
+        ({"model": LLAMA_8B, "gpu": "4090", "max_model_len": 131072}, Goal()),
+        ({"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "L40S", "max_model_len": 8192}, Goal(gpus=4)),
+        ({"model": LLAMA_405B, "gpu": "H100"}, Goal(gpus=16)),
+        ({"model": "Qwen/Qwen3-32B", "gpu": "L40S", "hf_overrides": {"a": "it's $HOME"}}, Goal()),
+        ({"model": LLAMA_8B, "gpu": "T4", "kv_cache_dtype": "auto", "enable_prefix_caching": False}, Goal()),
+    ]
+    lines, expected = [], []
+    for number, (request, goal) in enumerate(cases):
+        plan = fit(prepare(request), goal)
+        assert plan.met
+        one = launch_of(plan.inputs)
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(write(one, "yaml"))
+        for words in (shlex.split(write(one, "serve"), comments=True)[1:], ["serve", "--config", str(path)]):
+            lines += [json.dumps(words), json.dumps(list(one.args))]
+            expected.append({"words": words, **one.args})
+    env = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], input="\n".join(lines), capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = [json.loads(line.partition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert len(made) == len(expected)
+    for got, want in zip(made, expected, strict=True):
+        words = want.pop("words")
+        assert got == want, words
