@@ -277,6 +277,27 @@ def fit_constants(write: bool) -> int:
 
 
 @cli.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="fit.html, .md, .json, .csv"
+)
+def report(plan: Path, output: Path) -> int:
+    """A plan file (`vllm-fit fit … -o PLAN.json`) as a report to attach to a capacity request."""
+    from planner.commands import write_report
+
+    return write_report(plan, output)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
+def ui(port: int) -> int:
+    """The what-if page in a browser, served on this machine only."""
+    from app.serve import run
+
+    return run(port)
+
+
+@cli.command()
 def gpus() -> None:
     """The cards of the catalogue."""
     from planner.hardware.catalogue import all_gpus

@@ -107,6 +107,25 @@ def run_explain_log(source: str, overrides: dict[str, Any], save: bool, form: st
     return 1 if explanation.outcome.word == "failed" else 0
 
 
+def write_report(plan: Path, output: Path) -> int:
+    """`vllm-fit report`: the form is the ending of the output's name."""
+    import datetime
+
+    from planner import strict_json
+    from reports import FORMS, render
+
+    form = next((form for form in FORMS if output.suffix.lower() == f".{form}"), None)
+    if form is None:
+        raise InputError(f"{printable(output)}: must end in one of {', '.join('.' + form for form in FORMS)}")
+    content = strict_json.read_object(plan)
+    try:
+        text = render(content, form, datetime.date.today())
+    except InputError as error:
+        raise InputError(f"{printable(plan)}: {error}") from None
+    write_text(output, text)
+    return 0
+
+
 def run_fit_constants(write: bool) -> int:
     """`vllm-fit fit-constants`: prints the errors; with `write`, renews the constants file and the accuracy page."""
     from planner.calibration.fit import fit

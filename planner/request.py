@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from planner import strict_json
 from planner.engine.args import EngineArgs
@@ -30,6 +30,9 @@ from planner.model.families import build_model
 from planner.model.numbers import config_of_numbers
 from planner.text import did_you_mean, nearest, printable, shown
 from planner.units import GIB, gib
+
+if TYPE_CHECKING:
+    from planner.planning.throughput import Throughput
 
 ModelSource = str | Mapping[str, Any]
 """A catalogue name, folder, config.json or Hub id; or an object of numbers for a model that has no config."""
@@ -55,11 +58,26 @@ class Workload:
     """What the engine is to serve."""
 
     concurrency: int = 1
+    """Requests in flight, of clients that each send the next when the last is done."""
     input_len: int = 1024
     output_len: int = 256
+    request_rate: float | None = None
+    """Requests/s instead: how many are then in flight follows from how fast they are served."""
+    prefix_hit_rate: float = 0.0
+    """The share of prompt tokens that prefix caching finds."""
+    price_per_gpu_hour: float | None = None
+    """In any currency; costs are in the same."""
 
-    def to_dict(self) -> dict[str, int]:
-        return {"concurrency": self.concurrency, "input_len": self.input_len, "output_len": self.output_len}
+    def to_dict(self) -> dict[str, Any]:
+        """Lengths and concurrency, and what else was given."""
+        default = Workload()
+        given = {key: value for key, value in vars(self).items() if value != getattr(default, key)}
+        return {key: getattr(self, key) for key in _LENGTHS} | given
+
+
+_LENGTHS = ("concurrency", "input_len", "output_len")
+_WORKLOAD_NUMBERS = {"request_rate": (0.0, 1e6), "prefix_hit_rate": (0.0, 1.0), "price_per_gpu_hour": (0.0, 1e6)}
+"""Keys of a workload that need not be whole numbers: their range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +129,26 @@ class Inputs:
             assumed=self.assumed,
         )
 
+    def throughput(self, estimate: Estimate) -> Throughput | None:
+        """How fast this estimate's launch serves the workload; None without one, or where it does not start."""
+        if self.workload is None or self.ask_vllm:
+            return None
+        from planner.planning.throughput import predict  # needs numpy
+
+        return predict(self, estimate, self.workload)
+
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one request, as a dictionary that JSON can hold. InputError when the request makes no sense."""
     inputs = prepare(request)
-    result = inputs.estimate().to_dict(request.get("id"))
+    estimate = inputs.estimate()
+    result = estimate.to_dict(request.get("id"))
+    try:
+        throughput = inputs.throughput(estimate)
+    except InputError as error:  # a card without a known bandwidth still has an estimate of memory
+        result["warnings"].append(str(error))
+    else:
+        result |= {"throughput": throughput.to_dict()} if throughput is not None else {}
     disagreement = checkpoint_disagreement(inputs)
     if disagreement:
         result["warnings"].append(disagreement)
@@ -281,10 +314,14 @@ def _quantization(
     model: Model, loaded: LoadedConfig | None, args: EngineArgs, what: str | None
 ) -> tuple[Quantization | None, Reason | None]:
     """The checkpoint's own quantization, the one asked for, or a what-if; and vLLM's reason to refuse it, if any."""
+    key = ("quantization", args.get("quantization"), what)
     try:
-        return (what_if(model, what) if what is not None else _of_config(model, loaded, args)), None
+        if key not in model.memo:
+            model.memo[key] = what_if(model, what) if what is not None else _of_config(model, loaded, args)
     except Refusal as refusal:
         return None, refusal.reason
+    made: Quantization | None = model.memo[key]
+    return made, None
 
 
 def _of_config(model: Model, loaded: LoadedConfig | None, args: EngineArgs) -> Quantization | None:
@@ -354,10 +391,23 @@ def _workload(value: object) -> Workload | None:
         return None
     if not isinstance(value, Mapping):
         raise InputError(f"workload = {shown(value)}: must be an object")
-    known = Workload().to_dict()
+    known = [field.name for field in fields(Workload)]
     for key, number in value.items():
         if key not in known:
             raise InputError(f"workload.{printable(key)}: unknown key{did_you_mean(nearest(str(key), known))}")
+        _check_workload(str(key), number)
+    return Workload(**value)
+
+
+def _check_workload(key: str, number: object) -> None:
+    if key in _LENGTHS:
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 10**9:
             raise InputError(f"workload.{key} = {shown(number)}: must be a whole number of at least 1")
-    return Workload(**{**known, **value})
+        return
+    low, high = _WORKLOAD_NUMBERS[key]
+    if number is None:
+        return
+    if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
+        raise InputError(f"workload.{key} = {shown(number)}: must be a number from {low:g} to {high:g}")
+    if key == "request_rate" and number == 0:
+        raise InputError("workload.request_rate = 0: must be more than 0")

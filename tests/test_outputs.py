@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.engine.args import parse_flags
+from planner.engine.args import EngineArgs, parse_flags
 from planner.errors import InputError
 from planner.planning.goal import Goal
 from planner.planning.ladder import fit
@@ -24,7 +25,10 @@ from planner.planning.outputs import FORMS, Launch, launch_of, launch_of_plan, w
 from planner.request import prepare
 
 LLAMA_8B, LLAMA_405B = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-405B-Instruct"
-NASTY = {"hf_overrides": {"x": 'it\'s "$HOME" $(LWS_GROUP_SIZE) `id` # no: yes\n'}, "enable_prefix_caching": False}
+NASTY: dict[str, Any] = {
+    "hf_overrides": {"x": 'it\'s "$HOME" $(LWS_GROUP_SIZE) `id` # no: yes\n'},
+    "enable_prefix_caching": False,
+}
 
 
 def launch(model: str = LLAMA_8B, gpu: str = "H100", engines: int = 1, **args: Any) -> Launch:
@@ -47,12 +51,13 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filte
 @settings(max_examples=100, deadline=None)
 @given(TEXT, st.integers(1, 131072), st.booleans(), st.dictionaries(TEXT, TEXT, max_size=3))
 def test_every_form_reads_back(name: str, length: int, flag: bool, overrides: dict[str, str]):
-    args = {"served_model_name": [name], "max_model_len": length, "enforce_eager": flag, "hf_overrides": overrides}
-    one = launch(**{k: v for k, v in args.items() if k != "served_model_name"})
+    args: dict[str, Any] = {"max_model_len": length, "enforce_eager": flag, "hf_overrides": overrides, "revision": name}
+    one = launch_of(replace(prepare({"model": LLAMA_8B, "gpu": "H100"}), args=EngineArgs(args)))
     expected = dict(one.args)
     assert from_words(shlex.split(write(one, "serve"))[2:]) == expected
-    container = list(yaml.safe_load_all(write(one, "kubernetes")))[0]["spec"]["template"]["spec"]["containers"][0]
-    words = [word.replace("$$(", "$(") for word in container["args"]]
+    deployment = next(yaml.safe_load_all(write(one, "kubernetes")))
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    words = [word.replace("$$", "$") for word in container["args"]]
     assert from_words(words) == expected
     service = next(iter(yaml.safe_load(write(one, "compose"))["services"].values()))
     assert from_words([word.replace("$$", "$") for word in service["command"]]) == expected
@@ -124,7 +129,7 @@ def test_what_is_no_plan_is_wrong_input(plan: dict[str, Any]):
 CHECK = """
 import json, os, sys
 os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 for line in sys.stdin:
@@ -147,7 +152,7 @@ for line in sys.stdin:
 @pytest.mark.slow
 def test_vllms_own_parser_reads_every_plan(tmp_path: Path):
     """The serve line and the config file, through `vllm serve`'s parser into AsyncEngineArgs."""
-    cases = [
+    cases: list[tuple[dict[str, Any], Goal]] = [
         ({"model": LLAMA_8B, "gpu": "4090", "max_model_len": 131072}, Goal()),
         ({"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "L40S", "max_model_len": 8192}, Goal(gpus=4)),
         ({"model": LLAMA_405B, "gpu": "H100"}, Goal(gpus=16)),

@@ -1,18 +1,21 @@
-"""Fits the constants of planner/memory/overhead.py on measured launches, and says how wrong they are on others.
+"""Fits the constants of planner/memory on measured launches, and says how wrong they are on others.
 
-One half of the sources (never of the rows) is for fitting, the other for the report. What is fitted, and how:
+One half of the sources (never of the rows; a source is a repository with all its files and threads, or one log) is for
+fitting, the other for the report. What is fitted, each a median over the launches of an entry's versions:
 
-- bytes per logit of the sampler's peak, beside the logits themselves, by version and model runner: the median over
-  launches whose profile run peaks in the sampler;
-- non-torch memory, by version and whether tensor parallelism is used: the median;
-- the error of available KV cache memory, by model runner: the 90th percentile over all launches with known flags.
+- bytes per logit of the sampler before 0.17; since then the source says it;
+- non-torch memory, by version and by what ranks share;
+- CUDA graphs, for each layer and size;
+- the error of available KV cache memory, by model runner: the 90th percentile over all launches with known
+  flags, every source weighing alike.
 
-CUDA graph memory and what no launch speaks for keep their values, which are figures read off public launches.
+What no launch speaks for keeps its value, which is a figure read off the source or off a public launch.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -20,7 +23,7 @@ from typing import Any
 
 from planner.calibration.launches import Launch
 from planner.memory import activation, overhead
-from planner.units import DTYPE_BYTES, GIB
+from planner.units import GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,30 +86,44 @@ def _promised(launch: Launch) -> float:
 
 
 def fit(launches: Sequence[Launch], old: Mapping[str, Any]) -> dict[str, Any]:
-    """The constants file anew: medians over the launches of each entry's versions, and the errors seen on the others.
+    """The constants file anew: medians over the launches of each entry's versions, and the errors seen.
 
-    An entry that no launch of the fitting half speaks for keeps its value and says so (`launches: 0`).
+    Only entries that say `fit` are; one that no launch of the fitting half speaks for keeps its value and says so
+    (`launches: 0`). The others state their source.
     """
-    half = [launch for launch in launches if for_fitting(launch)]
+    half = [launch for launch in launches if for_fitting(launch) and not launch.inferred]
     fitted: dict[str, Any] = {**old}
-    fitted["sampler_bytes_per_logit"] = [
-        _refit(entry, half, old["sampler_bytes_per_logit"], bytes_per_logit, _runner)
-        for entry in old["sampler_bytes_per_logit"]
-    ]
-    fitted["non_torch_bytes"] = [
-        _refit(entry, half, old["non_torch_bytes"], non_torch, _link, whole=True) for entry in old["non_torch_bytes"]
-    ]
+    for name, key, value, kind, digits in (
+        ("sampler_bytes_per_logit", "value", bytes_per_logit, _runner, 2),
+        ("non_torch_bytes", "value", non_torch, _link, None),
+        ("cuda_graph_bytes", "per_layer_and_size", graph_bytes, _runner, None),
+    ):
+        fitted[name] = [_refit(entry, half, old[name], key, value, kind, digits) for entry in old[name]]
     fitted["available_kv_error"] = [_error_entry(entry, launches) for entry in old["available_kv_error"]]
     return fitted
 
 
 def _error_entry(entry: Mapping[str, Any], launches: Iterable[Launch]) -> dict[str, Any]:
-    """Where 90 % of the launches with this model runner landed: both halves, since a range must not flatter."""
-    known = [launch for launch in launches if launch.flags_known and _runner(launch)["runner"] == entry["runner"]]
-    found = error_of("available", known, _available, lambda launch: launch.measured("available_kv_gib"))
-    if found is None:
+    """Where 90 % of the launches with this model runner landed, every source weighing alike: both halves."""
+    errors: list[tuple[float, str]] = []
+    for launch in launches:
+        ours, theirs = _available(launch), launch.measured("available_kv_gib")
+        if launch.flags_known and _runner(launch)["runner"] == entry["runner"] and None not in (ours, theirs):
+            errors.append((abs((ours or 0) - (theirs or 0)), launch.source))
+    if not errors:
         return {**entry, "launches": 0}
-    return {**entry, "value": round(found.p90_gib * GIB), "launches": found.launches}
+    return {**entry, "value": round(_by_source(errors, 0.9) * GIB), "launches": len(errors)}
+
+
+def _by_source(errors: Sequence[tuple[float, str]], share: float) -> float:
+    """The error below which this share lies, when each source counts as one."""
+    rows_of = Counter(source for _, source in errors)
+    reached = 0.0
+    for error, source in sorted(errors):
+        reached += 1 / rows_of[source] / len(rows_of)
+        if reached >= share:
+            return error
+    return max(error for error, _ in errors)
 
 
 def _available(launch: Launch) -> float | None:
@@ -118,11 +135,13 @@ def _refit(
     entry: Mapping[str, Any],
     launches: Iterable[Launch],
     siblings: Sequence[Mapping[str, Any]],
+    key: str,
     value: Callable[[Launch], float | None],
     kind: Callable[[Launch], Mapping[str, object]],
-    *,
-    whole: bool = False,
+    digits: int | None,
 ) -> dict[str, Any]:
+    if not entry.get("fit"):
+        return dict(entry)
     values = []
     for launch in launches:
         number = value(launch)
@@ -130,8 +149,7 @@ def _refit(
             values.append(number)
     if not values:
         return {**entry, "launches": 0}
-    found = median(values)
-    return {**entry, "value": round(found) if whole else round(found, 2), "launches": len(values)}
+    return {**entry, key: round(median(values), digits), "launches": len(values)}
 
 
 def _runner(launch: Launch) -> Mapping[str, object]:
@@ -164,8 +182,16 @@ def bytes_per_logit(launch: Launch) -> float | None:
 
 
 def non_torch(launch: Launch) -> float | None:
-    """Non-torch memory in bytes, where vLLM printed it; pipeline stages that never sample open less."""
+    """Non-torch memory in bytes, where vLLM printed it."""
     measured, engine = launch.measured("non_torch_gib"), launch.estimate.engine
-    if measured is None or engine is None or engine.pipeline_parallel_size > 1:
+    return None if measured is None or engine is None else measured * GIB
+
+
+def graph_bytes(launch: Launch) -> float | None:
+    """Bytes of CUDA graphs for each layer of each captured size; older logs print less than nothing at times."""
+    measured, engine, model = launch.measured("cudagraph_gib"), launch.estimate.engine, launch.inputs.model
+    if measured is None or measured <= 0 or engine is None or not engine.cudagraph_capture_sizes or model.is_moe:
         return None
-    return measured * GIB
+    base = float(overhead.graph_entry(engine)["base"])
+    layers = len(model.layers) / engine.pipeline_parallel_size
+    return (measured * GIB - base) / (layers * len(engine.cudagraph_capture_sizes))

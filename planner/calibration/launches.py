@@ -44,8 +44,9 @@ _FLAGS_FROM_NOTES = {
 
 _FLAGS_OF_THE_THREAD: Mapping[str, Mapping[str, Any]] = {
     "vllm-27508": {"gpu_memory_utilization": 0.95, "max_num_batched_tokens": 1024},
+    "f70469032009": {"gpu_memory_used_gib": 0.88},
 }
-"""What another row of the same thread states of the same launch."""
+"""What other rows of the same thread state of the same machine or launch, by the beginning of a row's id."""
 
 _VERSIONS = {
     "vllm-10511-a": "0.6.4",
@@ -196,7 +197,10 @@ def request_of(row: Mapping[str, Any]) -> dict[str, Any]:
             request[key] = row[key]
     if row.get("ep"):
         request["enable_expert_parallel"] = True
-    return {**request, **_FLAGS_OF_THE_THREAD.get(str(row["id"]), {}), **row.get("engine", {})}
+    for start, flags in _FLAGS_OF_THE_THREAD.items():
+        if str(row["id"]).startswith(start):
+            request |= flags
+    return {**request, **row.get("engine", {})}
 
 
 def launch_of(row: Mapping[str, Any]) -> Launch | str:

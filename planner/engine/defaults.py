@@ -150,7 +150,7 @@ def _max_model_len(model: Model, given: int | None) -> tuple[int, bool]:
         return model.default_max_model_len, False
     if given == -1:
         return model.default_max_model_len, True
-    if given > model.max_position:
+    if given > model.max_position and not model.unlimited_len:
         raise Refusal(
             "max_model_len_too_large",
             f"User-specified max_model_len ({given}) is greater than the derived max_model_len "

@@ -101,6 +101,19 @@ def _quantization_version(model: Model, gpu: Gpu, engine: Engine, quantization: 
         quantization.check_version(engine.vllm_version)
 
 
+def _quantization_dtype(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/vllm.py _get_quantization_config (0.33)."""
+    if quantization is None or quantization.assumed or engine.dtype in quantization.dtypes:
+        return
+    taken = ", ".join(f"torch.{dtype}" for dtype in quantization.dtypes)
+    raise Refusal(
+        "quantization_dtype",
+        f"torch.{engine.dtype} is not supported for quantization method {quantization.name}. Supported dtypes: "
+        f"[{taken}]",
+        "--dtype",
+    )
+
+
 _EXPERTS_UNSEEN = frozenset({"DbrxForCausalLM"})
 """Their experts' count stands under a key that vLLM's get_num_experts does not read."""
 
@@ -123,4 +136,5 @@ RULES: tuple[Rule, ...] = (
     _layers,
     _quantization_version,
     _quantization_capability,
+    _quantization_dtype,
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from planner.errors import InputError
+from planner.hardware import mig
 from planner.text import did_you_mean, nearest, printable
 from planner.units import GIB, MIB
 
@@ -91,7 +92,13 @@ def all_gpus() -> tuple[Gpu, ...]:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card of this name, alias, nvidia-smi name or Kubernetes product label; InputError for none or several."""
+    """The card of this name, alias, nvidia-smi name or Kubernetes product label; InputError for none or several.
+
+    "H100 MIG 3g.40gb" is a slice of one (mig.py).
+    """
+    part = mig.parse(name)
+    if part is not None:
+        return mig.slice_of(find_gpu(part.card), part)
     catalogue = _catalogue()
     words = _words(name)
     found = catalogue.by_name.get("".join(words))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from planner.memory.quantization import Quantization
 from planner.memory.verdict import after_start, held_at_capture, verdict
 from planner.memory.weights import StageWeights, stage_weights
 from planner.model.architecture import Model
-from planner.model.modules import Placement
+from planner.model.modules import EngineBuffer, Placement
 from planner.units import gib
 
 Status = Literal["fits", "does_not_fit", "refused"]
@@ -234,8 +234,7 @@ def _estimate(
     assumed: dict[str, str],
 ) -> Estimate:
     placement = placement_of(engine, quantization)
-    max_split = loading_max_split(engine.vllm_version)
-    stages = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
+    stages = weights_of(model, engine, placement)
     last = len(stages) - 1
     beside = tuple(overhead_of(model, gpu, engine, quantization, last_stage=stage.pp_rank == last) for stage in stages)
     offloaded = offloaded_bytes(model, placement, engine, stages)
@@ -303,6 +302,27 @@ def placement_of(engine: Engine, quantization: Quantization | None) -> Placement
         max_num_seqs=engine.max_num_seqs,
         towers_on_every_stage=engine.vllm_version < (0, 33) or not engine.use_v2_model_runner,
     )
+
+
+def weights_of(model: Model, engine: Engine, placement: Placement) -> tuple[StageWeights, ...]:
+    """The weights of each pipeline stage, worked out once for all that they depend on."""
+    if not sizes_buffers(model):
+        placement = replace(placement, max_num_batched_tokens=0, max_num_seqs=0)
+    max_split = loading_max_split(engine.vllm_version)
+    key = ("weights", placement, engine.pipeline_parallel_size, max_split)
+    if key not in model.memo:
+        model.memo[key] = stage_weights(model, placement, engine.pipeline_parallel_size, max_split=max_split)
+    stages: tuple[StageWeights, ...] = model.memo[key]
+    return stages
+
+
+def sizes_buffers(model: Model) -> bool:
+    """Whether the batch decides how large some of the model's tensors are."""
+    if "sizes_buffers" not in model.memo:
+        layers = [module for layer in set(model.layers) for module in layer.modules]
+        modules = (*model.first, *model.last, *model.tied, *model.everywhere, *model.towers, *layers)
+        model.memo["sizes_buffers"] = any(isinstance(module, EngineBuffer) for module in modules)
+    return bool(model.memo["sizes_buffers"])
 
 
 def overhead_of(

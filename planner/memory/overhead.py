@@ -180,10 +180,14 @@ def cuda_graphs(model: Model, engine: Engine) -> int:
     """
     if not engine.cudagraph_capture_sizes:
         return 0
-    entry = _of_version("cuda_graph_bytes", engine.vllm_version, runner=runner(engine))
+    entry = graph_entry(engine)
     layers = ceil_div(len(model.layers), engine.pipeline_parallel_size)
     each = int(entry["per_layer_and_size"]) * (2 if model.is_moe else 1)
     return int(entry["base"]) + each * layers * len(engine.cudagraph_capture_sizes)
+
+
+def graph_entry(engine: Engine) -> Mapping[str, Any]:
+    return _of_version("cuda_graph_bytes", engine.vllm_version, runner=runner(engine))
 
 
 # --- the range -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from planner.model.attention import LayerState, RecurrentState
 from planner.model.encoder import EncoderFacts
@@ -69,6 +70,8 @@ class Model:
     packed_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     """Prefixes of the checkpoint's names and vLLM's in their place (hf_to_vllm_mapper), for lists of modules."""
+    unlimited_len: bool = False
+    """The config states no length at all: any max_model_len is accepted, max_position is only what vLLM assumes."""
     model_type: str = ""
     """The config's `model_type`."""
     supports_pp: bool = True
@@ -83,6 +86,8 @@ class Model:
     """What a published parameter count holds beyond what vLLM builds, by name: {"MTP layers": n}."""
     notes: tuple[str, ...] = ()
     """What had to be assumed, each a sentence; not empty makes the estimate's basis `assumed`."""
+    memo: dict[object, Any] = field(default_factory=dict, init=False, repr=False)
+    """What is worked out from the model again and again, kept as long as the model is."""
 
     @property
     def default_max_model_len(self) -> int:

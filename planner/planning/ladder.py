@@ -75,6 +75,8 @@ class Plan:
     """What was taken and kept: applied to base, they give inputs."""
     binding: Reason | None = None
     """Why no plan was found."""
+    splits: tuple[Plan, ...] = ()
+    """Other ways to use the same cards, this one among them (planner.planning.replicas)."""
 
     @property
     def engines(self) -> int:

@@ -176,6 +176,7 @@ def _service(launch: Launch, index: int) -> dict[str, Any]:
 
 
 def _dollars(word: str) -> str:
+    """Compose and Kubernetes both replace $NAME or $(NAME), and read $$ as one dollar."""
     return word.replace("$", "$$")
 
 
@@ -196,7 +197,7 @@ def _deployment(launch: Launch) -> dict[str, Any]:
     labels = {"app": launch.name}
     container = _container(launch, launch.gpus) | {
         "command": ["vllm", "serve"],
-        "args": [_references(word) for word in (*launch.words[2:], "--port", str(PORT))],
+        "args": [_dollars(word) for word in (*launch.words[2:], "--port", str(PORT))],
         **_probes(),
     }
     return {
@@ -213,7 +214,7 @@ def _deployment(launch: Launch) -> dict[str, Any]:
 
 def _leader_worker_set(launch: Launch) -> dict[str, Any]:
     each = launch.gpus // launch.nodes
-    words = shlex.join(_references(word) for word in (*launch.words, "--port", str(PORT)))
+    words = shlex.join(_dollars(word) for word in (*launch.words, "--port", str(PORT)))
     leader = f"ray start --head --port={_RAY_PORT} && {words}"
     worker = f"until ray start --address=$(LWS_LEADER_ADDRESS):{_RAY_PORT} --block; do sleep 5; done"
 
@@ -263,11 +264,6 @@ def _probes() -> dict[str, Any]:
 def _pod(container: dict[str, Any]) -> dict[str, Any]:
     volumes = [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "cache", "emptyDir": {}}]
     return {"containers": [container], "volumes": volumes}
-
-
-def _references(word: str) -> str:
-    """Kubernetes replaces $(NAME) in a container's command and arguments; $$(NAME) stays as it is."""
-    return word.replace("$(", "$$(")
 
 
 def python(launch: Launch) -> str:

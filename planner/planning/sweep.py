@@ -17,8 +17,15 @@ import numpy as np
 from planner.engine import rules
 from planner.engine.defaults import Engine, resolve
 from planner.errors import InputError, Refusal
-from planner.memory.allocator import loading_max_split
-from planner.memory.budget import available_memory, has_kv_cache, not_free, overhead_of, placement_of
+from planner.memory.budget import (
+    available_memory,
+    has_kv_cache,
+    not_free,
+    overhead_of,
+    placement_of,
+    sizes_buffers,
+    weights_of,
+)
 from planner.memory.kv_cache.capacity import Layout
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.memory.kv_cache.layout import make_layout
@@ -26,9 +33,7 @@ from planner.memory.kv_cache.plan import cache_model, demand_of
 from planner.memory.offload import offloaded_bytes
 from planner.memory.overhead import Overhead
 from planner.memory.verdict import taken_by_others
-from planner.memory.weights import StageWeights, stage_weights
 from planner.model.attention import MLAttention
-from planner.model.modules import EngineBuffer
 from planner.planning.change import request_of
 from planner.request import Inputs, prepare
 
@@ -176,7 +181,6 @@ class _Table:
         self.cards = [replace(inputs, gpu=self._card(name)) for name in grid.gpu] or [inputs]
         self.reasons = {code: index for index, code in enumerate(_REASONS)}
         self._overheads: dict[object, Overhead] = {}
-        self._weights: dict[object, tuple[StageWeights, ...]] = {}
         self._layouts: dict[object, Layout] = {}
         self._shapes: dict[object, _Shapes] = {}
         self._unlike: dict[int, tuple[list[Engine], _Ints]] = {}
@@ -274,22 +278,15 @@ class _Table:
 
     def _groups(self, inputs: Inputs, shapes: _Shapes, given: Mapping[str, Any]) -> Iterator[tuple[_Ints, Engine]]:
         """Rows that share weights and a layout, with the launch's engine for the first of them."""
-        for rows in shapes.grouped(self._has_buffers, inputs.model.is_hybrid):
+        for rows in shapes.grouped(sizes_buffers(inputs.model), inputs.model.is_hybrid):
             first = shapes.engines[rows[0]]
             assert first is not None
             yield rows, _launched(first, given)
 
-    @cached_property
-    def _has_buffers(self) -> bool:
-        model = self.base.model
-        parts = (model.first, model.last, model.tied, model.everywhere, model.towers)
-        modules = [module for part in (*parts, *(layer.modules for layer in set(model.layers))) for module in part]
-        return any(isinstance(module, EngineBuffer) for module in modules)
-
     def _fill(self, result: _Columns, rows: _Ints, inputs: Inputs, engine: Engine, shapes: _Shapes) -> None:
         model, gpu, quantization = inputs.model, inputs.gpu, inputs.quantization
         rules.check(model, gpu, engine, quantization)
-        stages = self._stages(inputs, engine)
+        stages = weights_of(model, engine, placement_of(engine, quantization))
         offloaded = offloaded_bytes(model, placement_of(engine, quantization), engine, stages)
         in_budget = self._sums(inputs, engine, shapes, rows, len(stages), "in_budget")
         nothing = tuple(
@@ -329,16 +326,6 @@ class _Table:
         result.numbers["num_blocks"][rows] = held.blocks
         result.numbers["tokens"][rows] = held.tokens
         result.numbers["max_concurrency"][rows] = held.concurrency
-
-    def _stages(self, inputs: Inputs, engine: Engine) -> tuple[StageWeights, ...]:
-        placement = placement_of(engine, inputs.quantization)
-        if not self._has_buffers:
-            placement = replace(placement, max_num_batched_tokens=0, max_num_seqs=0)
-        key = (inputs.model.name, id(inputs.quantization), placement, engine.pipeline_parallel_size)
-        if key not in self._weights:
-            split = loading_max_split(engine.vllm_version)
-            self._weights[key] = stage_weights(inputs.model, placement, engine.pipeline_parallel_size, max_split=split)
-        return self._weights[key]
 
     def _layout(self, inputs: Inputs, engine: Engine, checkpoint_dtype: str | None) -> Layout:
         parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size)

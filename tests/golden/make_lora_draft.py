@@ -214,7 +214,6 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, help="a JSON list of rows to ask instead")
     parser.add_argument("--dump", action="store_true", help="print every tensor; write no file")
     options = parser.parse_args()
-    os.nice(10)
     stdout = os.dup(1)
     os.dup2(2, 1)
     sys.path.insert(0, str(ROOT / "planner" / "engine" / "ask_vllm"))

@@ -62,6 +62,18 @@ def _on_cpu(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None
     )
 
 
+def _alibi_with_fp8(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
+    """FlashAttention 2 has to do what FlashAttention 3 cannot (ALiBi), and has no fp8 (fa_utils.py)."""
+    slopes = any(module.name.endswith("alibi_slopes") for layer in model.layers for module in layer.modules)
+    if not slopes or engine.capability != 90 or not kv_cache_dtype.startswith("fp8"):
+        return None
+    return Refusal(
+        "kv_cache_dtype_needs_attention",
+        "FlashAttention does not support fp8 kv-cache on this device.",
+        "--kv-cache-dtype",
+    )
+
+
 def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
     dcp, tp = engine.decode_context_parallel_size, engine.tensor_parallel_size
     if dcp == 1 or _uses_mla(model):
@@ -69,6 +81,8 @@ def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refu
     kv_heads = max(
         (s.kv_heads for layer in model.layers for s in layer.states if isinstance(s, KVAttention)), default=0
     )
+    if not any(layer.states for layer in model.layers):
+        kv_heads = model.num_attention_heads  # an encoder, which caches nothing but has heads
     if not kv_heads:
         return None
     flag, per_kv = "--decode-context-parallel-size", model.num_attention_heads // kv_heads
@@ -101,10 +115,20 @@ def _uses_mla(model: Model) -> bool:
     return any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
 
 
+def _context_parallel_windows(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
+    """v1/kv_cache_interface.py SlidingWindowSpec."""
+    windowed = any(isinstance(s, KVAttention) and s.sliding_window for layer in model.layers for s in layer.states)
+    if engine.decode_context_parallel_size == 1 or not windowed:
+        return None
+    return Refusal("dcp_sliding_window", "DCP not support sliding window.", "--decode-context-parallel-size")
+
+
 RULES: tuple[tuple[tuple[int, ...], Check], ...] = (
     ((0, 10), _context_parallel),
+    ((0, 10), _context_parallel_windows),
     ((0, 24), _nvfp4_with_mla),
     ((0, 33), _other_float),
     ((0, 20), _on_cpu),
+    ((0, 9), _alibi_with_fp8),
 )
 """(first version, rule)."""

@@ -65,6 +65,8 @@ class Quantization:
     last_version: ClassVar[tuple[int, int] | None] = None
     """The last minor version of vLLM that has the method; None: the newest known has it."""
     exact: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float16")
+    """The model's dtypes that vLLM takes with the method (get_supported_act_dtypes)."""
     """The bytes have been checked against vLLM's own classes."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     model: Model | None = None

@@ -298,6 +298,7 @@ def _scheme(weights: Arguments, inputs: Arguments | None, form: str) -> Scheme |
             scalars=1 if inputs is None else 4,
             expert_scalars=_NVFP4_EXPERT_SCALARS,
             expert_biases=False,
+            whole_groups=False,
         )
     if weights.is_mxfp4:
         return BlockFloat(width=4, group=32, scalars=0, expert_biases=False)

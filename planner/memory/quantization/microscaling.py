@@ -34,7 +34,8 @@ class Mxfp4Experts(BlockFloat):
 
     def on_triton(self, at: Placement) -> bool:
         """vLLM has brought triton_kernels along since 0.12 (third_party); before, Marlin is what an install has."""
-        return self.triton and at.capability is not None and HOPPER <= at.capability < 120 and at.vllm_version >= (0, 12)
+        capable = at.capability is not None and HOPPER <= at.capability < 120
+        return self.triton and capable and at.vllm_version >= (0, 12)
 
     def stack(self, s: Stack) -> Iterator[Named]:
         if self.on_triton(s.at):
@@ -67,6 +68,7 @@ class Mxfp4Checkpoint(Quantization):
 
     name = "mxfp4"
     min_capability = 80
+    dtypes = ("bfloat16",)
     facts = Facts("4-bit floating point experts, scaled per 32", 4.25, 1)
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002

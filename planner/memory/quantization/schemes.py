@@ -518,6 +518,8 @@ class BlockFloat(Stored):
     """fp32 scalars kept beside the weight: NVFP4's global scale; with fp4 activations three more."""
     expert_scalars: tuple[tuple[str, int], ...] = ()
     """fp32 scalars kept for each expert."""
+    whole_groups: bool = True
+    """A width that is no multiple of the group is refused (modelopt.py); compressed-tensors does not look."""
 
     @property
     def bits(self) -> float:  # type: ignore[override]
@@ -530,7 +532,7 @@ class BlockFloat(Stored):
         return marlin_padded(m.n, m.k, self.group)[0] if self.on_marlin(m.capability) else m.n
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
-        if m.k % self.group:
+        if m.k % self.group and self.whole_groups:
             raise Refusal(
                 "block_float_shape",
                 f"Unsupported model when in features size is not multiple of {self.group}",

@@ -73,7 +73,7 @@ def build_model(config: Config, name: str) -> Model:
     for architecture in architectures:
         build = _registry.get(architecture) or _conversion(architecture)
         if build is not None:
-            return replace(build(config, name), model_type=config.optional_str("model_type", "") or "")
+            return _with_config_facts(build(config, name), config)
     raise UnknownArchitectureError(
         f"{name}: unknown architecture {architectures[0]!r}; pass --ask-vllm to let an installed vLLM "
         "size it, or add it in planner/model/families"
@@ -91,6 +91,15 @@ _TEXT_ARCHITECTURES = {
     "cohere2": "Cohere2ForCausalLM",
 }
 """What vLLM takes for a `text_config` that names no architecture (init_vllm_registered_model), by its model_type."""
+
+
+def _with_config_facts(model: Model, config: Config) -> Model:
+    """What is read the same way for every family."""
+    from planner.model.families.common import states_a_length
+
+    text = config.section("text_config") if config.has("text_config") else config
+    kind = config.optional_str("model_type", "") or ""
+    return replace(model, model_type=kind, unlimited_len=not states_a_length(text))
 
 
 def build_text(config: Config, name: str) -> Model:

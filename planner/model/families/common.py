@@ -281,6 +281,11 @@ _LENGTH_KEYS = (
 _ALREADY_SCALED = ("longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
+def states_a_length(config: Config) -> bool:
+    """Whether the config limits the context at all; where it does not, vLLM takes any --max-model-len."""
+    return any(config.has(key) for key in _LENGTH_KEYS) or config.has_default("max_position_embeddings")
+
+
 def context_length(config: Config, r: Rope | None = None) -> int:
     """The longest context that vLLM derives from the config (config/model.py _get_and_verify_max_len, 0.33)."""
     lengths = [config.int(key) for key in _LENGTH_KEYS if config.has(key)]

@@ -1,17 +1,182 @@
-"""An estimate and a workload in, a Throughput out."""
+"""An estimate and a workload in, a Throughput out: what is printed, plotted and put under "throughput" in an answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
-from planner.planning.throughput.steady import Limits
+from planner.planning.throughput.rates import Rates, constants, constants_file, generation, rate_table, rates_of
+from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
+from planner.planning.throughput.step import StepTime
+from planner.planning.throughput.work import Work, work_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from planner.hardware.catalogue import Gpu
     from planner.memory.budget import Estimate
-    from planner.request import Inputs
+    from planner.request import Inputs, Workload
+
+KNEE_SHARE = 0.8
+"""The knee: the smallest concurrency with this share of the most output tokens/s that the engine reaches."""
+
+_BINDS = {
+    "weights": "memory bandwidth, reading weights",
+    "kv": "memory bandwidth, reading KV cache",
+    "compute": "compute",
+    "communication": "communication between GPUs",
+    "overhead": "overhead: kernel launches and the scheduler",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a step model needs of one launch; made once, asked for any number of loads."""
+
+    work: Work
+    rates: Rates
+    limits: Limits
+    replicas: int
+    gpus: int
+    basis: str
+    """fitted where the generation has measurements, assumed where it borrows those of others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The steady state at one load, over all data-parallel replicas. Tokens/s and milliseconds."""
+
+    concurrency: float
+    running: float
+    """Requests that run at once; the others queue."""
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    """With prompt tokens, those of cached prefixes too."""
+    requests_per_s: float
+    ttft_ms: float
+    queued_ms: float
+    """The part of TTFT spent waiting for a place."""
+    tpot_ms: float
+    tpot_p90_ms: float
+    itl_p50_ms: float
+    itl_p90_ms: float
+
+    def to_dict(self) -> dict[str, float]:
+        return {name: _digits(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """How fast one launch serves one workload, what limits it, and what it costs."""
+
+    point: Point
+    gpus: int
+    decode_shares: Mapping[str, float]
+    """Of a step without prompts: weights, kv, compute, communication, overhead."""
+    bound_by: str
+    """What limits: a sentence."""
+    knee: Point
+    basis: str
+    workload: Mapping[str, Any]
+    sustained: bool = True
+    """False where the request rate asked for is more than the engine serves."""
+    price_per_gpu_hour: float | None = None
+
+    @property
+    def per_user(self) -> float:
+        """Output tokens/s that one running request gets."""
+        return 1e3 / self.point.tpot_ms
+
+    def cost_per_million(self, tokens_per_s: float) -> float | None:
+        if self.price_per_gpu_hour is None:
+            return None
+        return self.price_per_gpu_hour * self.gpus / (tokens_per_s * 3600.0) * 1e6
+
+    def to_dict(self) -> dict[str, Any]:
+        point = self.point.to_dict()
+        cost = self.cost_per_million(self.point.output_tokens_per_s)
+        return {
+            **point,
+            "output_tokens_per_s_per_user": _digits(self.per_user),
+            "output_tokens_per_s_per_gpu": _digits(self.point.output_tokens_per_s / self.gpus),
+            "bound_by": self.bound_by,
+            "decode_shares": {name: round(share, 3) for name, share in self.decode_shares.items()},
+            "knee_concurrency": round(self.knee.concurrency),
+            "knee_output_tokens_per_s": _digits(self.knee.output_tokens_per_s),
+            "sustained": self.sustained,
+            "gpus": self.gpus,
+            "cost_per_million_output_tokens": None if cost is None else _digits(cost),
+            "cost_per_million_tokens": None
+            if cost is None
+            else _digits(self.cost_per_million(self.point.total_tokens_per_s) or 0.0),
+            "basis": self.basis,
+            "error": _error(),
+            "workload": dict(self.workload),
+        }
+
+
+def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughput | None:
+    """None for a launch that does not start, or that generates nothing (embedding models)."""
+    if not estimate.fits or estimate.engine is None or estimate.model.is_pooling:
+        return None
+    speed = speed_of(inputs, estimate, workload)
+    load = _load(workload, speed)
+    sustained = True
+    if workload.request_rate is not None:
+        rate = workload.request_rate / speed.replicas
+        load = at_rate(speed.work, speed.rates, speed.limits, load, np.array([rate]))
+    found = steady(speed.work, speed.rates, speed.limits, load)
+    if workload.request_rate is not None:
+        sustained = bool(found.requests_per_s[0] >= 0.98 * workload.request_rate / speed.replicas)
+    shares = _shares(found.decode)
+    return Throughput(
+        point=_points(found, load, speed)[0],
+        gpus=speed.gpus,
+        decode_shares=shares,
+        bound_by=_bound_by(shares, found, speed, load, sustained=sustained),
+        knee=knee(curve(speed, workload)),
+        basis=speed.basis,
+        workload=workload.to_dict(),
+        sustained=sustained,
+        price_per_gpu_hour=workload.price_per_gpu_hour,
+    )
+
+
+def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
+    """The numbers of this launch. InputError where the card's bandwidth is not known."""
+    engine = estimate.engine
+    assert engine is not None
+    gpu = _measured_cpu(inputs.gpu)
+    work, kernels = work_of(estimate, inputs.quantization)
+    table = rate_table(gpu, engine, kernels)
+    known = any(f"bandwidth@{generation(gpu)}" == name for name in constants())
+    return Speed(
+        work=work,
+        rates=rates_of(table, constants()),
+        limits=limits_of(inputs, estimate, workload.input_len + workload.output_len / 2),
+        replicas=engine.data_parallel_size,
+        gpus=engine.gpus_per_replica * engine.data_parallel_size,
+        basis="fitted" if known else "assumed",
+    )
+
+
+def curve(speed: Speed, workload: Workload, concurrencies: Sequence[int] | None = None) -> tuple[Point, ...]:
+    """The steady state at each concurrency: powers of two, by default, up to one that all cannot run at once."""
+    wanted = concurrencies or _default_concurrencies(speed)
+    load = replace(_load(workload, speed), concurrency=np.array(wanted, dtype=float) / speed.replicas)
+    return tuple(_points(steady(speed.work, speed.rates, speed.limits, load), load, speed))
+
+
+def knee(points: Sequence[Point]) -> Point:
+    """Where more requests at once begin to pay little: the first with KNEE_SHARE of the best."""
+    best = max(point.output_tokens_per_s for point in points)
+    return next(point for point in points if point.output_tokens_per_s >= KNEE_SHARE * best)
 
 
 def limits_of(inputs: Inputs, estimate: Estimate, mean_len: float) -> Limits:
@@ -35,3 +200,96 @@ def requests_that_fit(inputs: Inputs, estimate: Estimate, mean_len: float) -> fl
     length = max(1, round(mean_len))
     points = concurrency_curve(estimate.model, engine, inputs.gpu, room, [length], checkpoint_kv_dtype=own)
     return points[0][2] if points else inf
+
+
+def _measured_cpu(gpu: Gpu) -> Gpu:
+    """A CPU has no data sheet here: its rates are measured, once a machine."""
+    if gpu.kind != "cpu" or gpu.bandwidth_gbs is not None:
+        return gpu
+    from planner.hardware.cpu_speed import cpu_speed
+
+    speed = cpu_speed()
+    return replace(gpu, bandwidth_gbs=speed.bandwidth_gbs, tflops={"bf16": speed.bf16_tflops})
+
+
+def _load(workload: Workload, speed: Speed) -> Load:
+    """Of one replica, as arrays of one value."""
+    return Load(
+        concurrency=np.array([workload.concurrency / speed.replicas]),
+        input_len=float(workload.input_len),
+        output_len=float(workload.output_len),
+        cached=workload.prefix_hit_rate,
+    )
+
+
+def _default_concurrencies(speed: Speed) -> list[int]:
+    most = min(float(speed.limits.max_num_seqs), max(float(speed.limits.fits), 1.0)) * speed.replicas
+    return [1 << n for n in range(min(12, max(0, int(most)).bit_length() + 1))]
+
+
+def _points(found: Steady, load: Load, speed: Speed) -> list[Point]:
+    n, output = speed.replicas, float(np.max(load.output_len))
+    tokens = output + float(np.max(load.input_len))
+    columns: tuple[NDArray[np.float64], ...] = np.broadcast_arrays(
+        np.asarray(load.concurrency, dtype=float), found.running, found.requests_per_s, found.ttft, found.queued,
+        found.tpot, found.tpot_p90, found.decode.total, found.mixed.total, found.itl_p90, found.mixed_share,
+    )  # fmt: skip
+    return [
+        Point(
+            concurrency=n * float(concurrency),
+            running=n * float(running),
+            output_tokens_per_s=n * float(rate) * output,
+            total_tokens_per_s=n * float(rate) * tokens,
+            requests_per_s=n * float(rate),
+            ttft_ms=1e3 * float(ttft),
+            queued_ms=1e3 * float(queued),
+            tpot_ms=1e3 * float(tpot),
+            tpot_p90_ms=1e3 * float(p90),
+            itl_p50_ms=1e3 * float(mixed if share >= 0.5 else decode),
+            itl_p90_ms=1e3 * float(itl_p90),
+        )
+        for concurrency, running, rate, ttft, queued, tpot, p90, decode, mixed, itl_p90, share in zip(
+            *columns, strict=True
+        )
+    ]
+
+
+def _shares(step: StepTime) -> dict[str, float]:
+    total = float(np.max(step.total))
+    return {name: float(np.max(getattr(step, name))) / total for name in _BINDS}
+
+
+def _bound_by(shares: Mapping[str, float], found: Steady, speed: Speed, load: Load, *, sustained: bool) -> str:
+    """What limits, first the decode step, then what keeps requests out of it."""
+    first = max(shares, key=lambda name: shares[name])
+    memory = shares["weights"] + shares["kv"]
+    if memory >= max(shares["compute"], shares["communication"], shares["overhead"]):
+        text = (
+            f"decode is bound by memory bandwidth: {shares['weights'] / memory:.0%} weights, "
+            f"{shares['kv'] / memory:.0%} KV cache ({memory:.0%} of the step)"
+        )
+    else:
+        text = f"decode is bound by {_BINDS[first]} ({shares[first]:.0%} of the step)"
+    parts = [text]
+    if float(np.max(found.mixed_share)) >= 0.5:
+        parts.append(f"prompts are computed in {float(np.max(found.mixed_share)):.0%} of the steps")
+    if not sustained:
+        parts.append("the request rate is more than the engine serves: the queue grows without end")
+    elif float(np.max(load.concurrency)) > 1.02 * float(np.max(found.running)):
+        what = "the KV cache" if speed.limits.fits < speed.limits.max_num_seqs else "--max-num-seqs"
+        parts.append(f"{what} lets {float(np.max(found.running)) * speed.replicas:.0f} requests run, the others queue")
+    return "; ".join(parts)
+
+
+def _error() -> dict[str, float]:
+    """Median errors on measurements that were left out of the fit (docs/accuracy-serving.md)."""
+    errors: dict[str, float] = constants_file().get("errors", {})
+    return dict(errors)
+
+
+def _digits(value: float) -> float:
+    """Four significant digits: more would pretend a precision that nothing here has."""
+    return float(f"{value:.4g}")
+
+
+__all__ = ["Point", "Speed", "Throughput", "curve", "knee", "limits_of", "predict", "speed_of"]

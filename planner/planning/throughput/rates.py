@@ -16,6 +16,7 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.errors import InputError
 from planner.hardware.catalogue import Gpu
 from planner.planning.throughput.work import Kernels, Numbers
 
@@ -82,7 +83,7 @@ class Rates:
     layer: Numbers
     """Small kernels and gaps between kernels, seconds a layer."""
     launch: Numbers
-    """Host time to launch one layer's kernels outside CUDA graphs, seconds."""
+    """What launching by the host adds to a layer outside CUDA graphs, seconds."""
     graph_tokens: Numbers
     """The largest batch that a captured graph runs; 0 when eager."""
     step: Numbers
@@ -107,7 +108,7 @@ def generation(gpu: Gpu) -> str:
 def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
     """Every field of Rates for this card, engine and kernels."""
     gen = generation(gpu)
-    bandwidth = 1e9 * (gpu.bandwidth_gbs or _default_bandwidth(gpu))
+    bandwidth = _bandwidth(gpu)
     link, speed = _link(gpu, engine)
     tp = engine.tensor_parallel_size
     mla = ("kv_bandwidth.mla",) if kernels.mla else ()
@@ -134,7 +135,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "link_bandwidth": Rate(nominal=1e9 * speed, constants=(f"link_bandwidth.{link}",)),
         "link_latency": Rate(nominal=1e-6 * (0.5 + 0.5 * log2(max(tp, 2))), constants=(f"link_latency_us.{link}",)),
         "layer": Rate(nominal=1e-6, constants=("layer_us", f"layer_us@{gen}")),
-        "launch": Rate(nominal=1e-6, constants=("launch_us",)),
+        "launch": Rate(nominal=1e-6, constants=("launch_us", f"launch_us@{gen}")),
         "graph_tokens": Rate(nominal=float(max(engine.cudagraph_capture_sizes, default=0))),
         "step": Rate(nominal=1e-6, constants=(f"step_us.{_era(engine)}", f"step_us@{gen}")),
         "sequence": Rate(nominal=1e-6, constants=("sequence_us",)),
@@ -167,14 +168,14 @@ def flops(gpu: Gpu, kernel: str) -> float:
             factor = _RELATIVE[wanted] if known.get("fp8") or name in ("fp8", "fp4") else 1.0
             return known[name] / _RELATIVE[name] * factor * 1e12
     per_byte = _FLOPS_PER_BYTE.get(generation(gpu), 200.0)
-    return per_byte * 1e9 * (gpu.bandwidth_gbs or _default_bandwidth(gpu)) * _RELATIVE[wanted]
+    return per_byte * _bandwidth(gpu) * _RELATIVE[wanted]
 
 
-def _default_bandwidth(gpu: Gpu) -> float:
-    raise_unknown = f"the memory bandwidth of {gpu.name} is not in the catalogue"
-    from planner.errors import InputError
-
-    raise InputError(raise_unknown)
+def _bandwidth(gpu: Gpu) -> float:
+    """Bytes/s of the data sheet."""
+    if gpu.bandwidth_gbs is None:
+        raise InputError(f"the memory bandwidth of {gpu.name} is not in the catalogue: its speed cannot be predicted")
+    return 1e9 * gpu.bandwidth_gbs
 
 
 def _link(gpu: Gpu, engine: Engine) -> tuple[str, float]:

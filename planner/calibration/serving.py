@@ -1,0 +1,287 @@
+"""How wrong the speed model is on measured serving, and the page that says so: docs/accuracy-serving.md.
+
+Every source (a model on a card of serving.jsonl, a publisher of serving-more.jsonl) is judged by constants that were
+fitted without it: sources are dealt into five folds, and the constants file keeps what the other four gave for each.
+The constants that predictions use are fitted on all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from planner.calibration.serving_fit import FOLDS, Predictor, batch_of, fit_constants, fold_of, prior
+from planner.calibration.serving_rows import FILES, Case
+from planner.planning.throughput.predict import predict
+from planner.planning.throughput.rates import CONSTANTS, constants_file
+from planner.request import Workload, prepare
+
+TARGETS = {
+    "tpot": ("TPOT, serving.jsonl", 0.12),
+    "ttft": ("TTFT, serving.jsonl", 0.22),
+    "more": ("output tokens/s or TPOT, serving-more.jsonl, median over sources", 0.20),
+}
+KENDALL_TARGET = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One figure of one case, predicted by constants that were fitted without its source."""
+
+    case: Case
+    figure: str
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1.0
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def fit_file(cases: Sequence[Case], on_progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """The constants file anew."""
+    folds = fold_of(cases)
+    fitted = []
+    for fold in range(FOLDS):
+        on_progress(f"fitting without part {fold + 1} of {FOLDS}")
+        fitted.append(_without_defaults(fit_constants([case for case in cases if folds[case.source] != fold])))
+    on_progress("fitting on all")
+    values = fit_constants(cases)
+    judged = judge(cases, fitted)
+    return {
+        "about": "Constants of planner/planning/throughput; made by vllm-fit fit-constants --serving --write.",
+        "values": values,
+        "folds": fitted,
+        "errors": {name: round(error, 3) for name, error in headline(judged).items()},
+        "fitted_on": {
+            source: sum(1 for case in cases if case.source == source)
+            for source in sorted({case.source for case in cases})
+        },
+    }
+
+
+def _without_defaults(values: Mapping[str, float]) -> dict[str, float]:
+    """A constant that no measurement moved is left to its prior."""
+    return {name: value for name, value in values.items() if abs(value / prior(name)[0] - 1.0) > 1e-4}
+
+
+def judge(cases: Sequence[Case], folds: Sequence[Mapping[str, float]]) -> list[Judged]:
+    """Every measured figure beside the prediction of constants that have not seen its source."""
+    where = fold_of(cases)
+    found: list[Judged] = []
+    for fold, values in enumerate(folds):
+        chosen = [case for case in cases if where[case.source] == fold]
+        if not chosen:
+            continue
+        batch = batch_of(chosen)
+        predictor = Predictor(batch)
+        vector = np.array([values.get(name, prior(name)[0]) for name in batch.names])
+        predictor.settle(vector)
+        figures = predictor.figures(vector)
+        found += [
+            Judged(case=case, figure=figure, predicted=float(figures[figure][i]), measured=measured)
+            for i, case in enumerate(chosen)
+            for figure, measured in _all_figures(case).items()
+        ]
+    return found
+
+
+def _all_figures(case: Case) -> dict[str, float]:
+    """What was measured; from TTFT and TPOT of a closed loop follow output tokens/s too."""
+    measured = dict(case.measured)
+    if case.file == FILES[0]:
+        output = float(np.max(case.load.output_len))
+        seconds = measured["ttft"] + (output - 1.0) * measured["tpot"]
+        measured["output"] = float(np.max(case.load.concurrency)) * output / seconds
+    return measured
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def median_error(judged: Iterable[Judged]) -> float:
+    errors = [abs(row.error) for row in judged]
+    return median(errors) if errors else float("nan")
+
+
+def of(judged: Iterable[Judged], *, file: str | None = None, figure: str | None = None) -> list[Judged]:
+    """Those of a file, of a figure; `more` rows have one figure each, whichever it is."""
+    return [
+        row
+        for row in judged
+        if (file is None or row.case.file == file) and (figure is None or row.figure == figure)
+    ]
+
+
+def headline(judged: Sequence[Judged]) -> dict[str, float]:
+    """The three median errors that the targets are about. serving-more.jsonl: of the sources' medians."""
+    serving = of(judged, file=FILES[0])
+    return {
+        "tpot": median_error(of(serving, figure="tpot")),
+        "ttft": median_error(of(serving, figure="ttft")),
+        "more": median(by(of(judged, file=FILES[1]), lambda row: row.case.source).values()),
+    }
+
+
+def by(judged: Iterable[Judged], key: Callable[[Judged], str]) -> dict[str, float]:
+    """Median error of each group."""
+    groups: dict[str, list[Judged]] = {}
+    for row in judged:
+        groups.setdefault(key(row), []).append(row)
+    return {name: median_error(rows) for name, rows in sorted(groups.items())}
+
+
+def kendall(pairs: Sequence[tuple[float, float]]) -> float:
+    """Kendall's tau-b of (predicted, measured): 1 where both rank all alike."""
+    x, y = (np.array(column) for column in zip(*pairs, strict=True))
+    upper = np.triu_indices(len(x), 1)
+    a, b = np.sign(x[:, None] - x)[upper], np.sign(y[:, None] - y)[upper]
+    ties = np.sqrt(float((a != 0).sum()) * float((b != 0).sum()))
+    return float((a * b).sum() / ties) if ties else 1.0
+
+
+def kendalls(judged: Iterable[Judged]) -> dict[str, float]:
+    """Of output tokens/s, within each model and card of serving.jsonl."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for row in of(judged, file=FILES[0], figure="output"):
+        groups.setdefault(row.case.source, []).append((row.predicted, row.measured))
+    return {name: kendall(pairs) for name, pairs in sorted(groups.items())}
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+FIELD_REPORTS: tuple[tuple[str, dict[str, Any], Workload, str, tuple[float, float]], ...] = (
+    (
+        "Llama-3-8B bf16, one L40S, one request",
+        {"model": "meta-llama/Meta-Llama-3-8B-Instruct", "gpu": "L40S"},
+        Workload(concurrency=1, input_len=512, output_len=256),
+        "output tokens/s",
+        (50.0, 70.0),
+    ),
+    (
+        "Llama-3-8B bf16, one L40S, 40 requests",
+        {"model": "meta-llama/Meta-Llama-3-8B-Instruct", "gpu": "L40S"},
+        Workload(concurrency=40, input_len=512, output_len=256),
+        "output tokens/s",
+        (700.0, 1400.0),
+    ),
+    (
+        "Llama-3-70B, four L40S, TP 4, KV cache fp8, one request",
+        {
+            "model": "meta-llama/Meta-Llama-3-70B-Instruct",
+            "gpu": "L40S",
+            "tensor_parallel_size": 4,
+            "kv_cache_dtype": "fp8",
+        },
+        Workload(concurrency=1, input_len=512, output_len=256),
+        "output tokens/s a request",
+        (20.0, 30.0),
+    ),
+)
+"""(what, request, workload, unit, range of the field reports that are at hand)."""
+
+
+def field_reports() -> list[tuple[str, float, str, tuple[float, float]]]:
+    """(what, predicted, unit, expected range), with the constants in use."""
+    found = []
+    for what, request, workload, unit, wanted in FIELD_REPORTS:
+        inputs = prepare(request)
+        result = predict(inputs, inputs.estimate(), workload)
+        assert result is not None
+        found.append((what, result.per_user if "a request" in unit else result.point.output_tokens_per_s, unit, wanted))
+    return found
+
+
+def accuracy_page(cases: Sequence[Case], left_out: Mapping[str, int]) -> str:
+    """docs/accuracy-serving.md."""
+    judged = judge(cases, constants_file()["folds"])
+    lines = [
+        "# How exact the speed figures are",
+        "",
+        "Made by `vllm-fit fit-constants --serving --write`; do not edit. Measurements are in planner/measured, each with",
+        "its source. Every source is judged by constants that were fitted without it (five folds: a model on a card in",
+        "serving.jsonl, a publisher in serving-more.jsonl). The constants in use are fitted on all. Errors are medians of",
+        "|predicted / measured - 1|.",
+        "",
+        "## Against the targets",
+        "",
+        "| what | error | target | |",
+        "|---|---:|---:|---|",
+    ]
+    found = headline(judged)
+    lines += [
+        f"| {what} | {found[name]:.1%} | {limit:.0%} | {'met' if found[name] <= limit else 'missed'} |"
+        for name, (what, limit) in TARGETS.items()
+    ]
+    ranks = kendalls(judged)
+    worst = min(ranks, key=lambda name: ranks[name])
+    met = sum(1 for value in ranks.values() if value >= KENDALL_TARGET)
+    lines += [
+        f"| rank correlation of output tokens/s (Kendall), worst of {len(ranks)}: {worst} | {ranks[worst]:.3f} "
+        f"| {KENDALL_TARGET} | {met} of {len(ranks)} met |",
+        "",
+        "## Field reports",
+        "",
+        "| what | predicted | reported |",
+        "|---|---:|---:|",
+    ]
+    lines += [f"| {what} | {value:.0f} {unit} | {low:.0f} to {high:.0f} |" for what, value, unit, (low, high) in field_reports()]
+    lines += ["", "## serving.jsonl, by model and card", "", *_serving_table(judged, ranks)]
+    lines += ["", "## serving-more.jsonl, by source", "", *_more_table(judged, lambda row: row.case.source)]
+    lines += ["", "## serving-more.jsonl, by card", "", *_more_table(judged, lambda row: row.case.card)]
+    lines += ["", "## serving-more.jsonl, by model", "", *_more_table(judged, lambda row: row.case.model)]
+    lines += ["", "## How the rows were read", "", *_READING, "", "## Left out", "", "| rows | because |", "|---:|---|"]
+    lines += [f"| {count} | {why} |" for why, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))]
+    return "\n".join(lines) + "\n"
+
+
+_READING = [
+    "- Lengths of serving.jsonl were drawn from 80 to 100 % of those named: the mean, 0.9 of them, is what is predicted.",
+    "- Rows of serving.jsonl that name several data-parallel replicas carry figures of rows with one, on machines that",
+    "  could not hold so many GPUs: they are read as one replica with expert parallelism over its ranks.",
+    "- Requests sent all at once run in waves: n requests over the waves they need are at once on average.",
+    "- Where a version is not stated: 0.13 in serving.jsonl, 0.11 in serving-more.jsonl.",
+    "- Floods of requests for 4 tokens each measure the API server (44 to 250 requests/s): judged, not fitted.",
+    "- A model that the catalogue lacks stands in for another of the same shape (planner/calibration/serving_rows.py).",
+]
+
+
+def _serving_table(judged: Sequence[Judged], ranks: Mapping[str, float]) -> list[str]:
+    lines = ["| model on card | rows | TPOT | bias | TTFT | bias | Kendall |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for source, rank in ranks.items():
+        rows = [row for row in judged if row.case.source == source]
+        tpot, ttft = of(rows, figure="tpot"), of(rows, figure="ttft")
+        lines.append(
+            f"| {source} | {len(tpot)} | {median_error(tpot):.1%} | {_bias(tpot):+.1%} | {median_error(ttft):.1%} "
+            f"| {_bias(ttft):+.1%} | {rank:.3f} |"
+        )
+    return lines
+
+
+def _more_table(judged: Sequence[Judged], key: Callable[[Judged], str]) -> list[str]:
+    rows = of(judged, file=FILES[1])
+    lines = ["| | rows | error | bias |", "|---|---:|---:|---:|"]
+    for name, error in by(rows, key).items():
+        mine = [row for row in rows if key(row) == name]
+        lines.append(f"| {name} | {len(mine)} | {error:.1%} | {_bias(mine):+.1%} |")
+    return lines
+
+
+def _bias(judged: Iterable[Judged]) -> float:
+    errors = [row.error for row in judged]
+    return median(errors) if errors else float("nan")
+
+
+def write_constants(data: Mapping[str, Any]) -> None:
+    from planner.files import write_text
+
+    write_text(CONSTANTS, json.dumps(data, indent=1, sort_keys=False) + "\n")
+    constants_file.cache_clear()

@@ -1,0 +1,135 @@
+"""What this machine's CPU can do: memory bandwidth and FLOP/s, measured in about a second and remembered.
+
+The figures take the place of a data sheet's for the prediction of a CPU engine. Bandwidth: the best of several passes that
+sum arrays far larger than the caches, on all cores the process may use (numpy lets go of the interpreter lock).
+FLOP/s: a float32 matrix product on numpy's BLAS, and from it those in bf16 by the instructions that the CPU has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from planner.errors import InputError
+from planner.files import write_text
+
+_VERSION = 2
+_BYTES = 256 << 20
+"""Read in one pass by all threads: beyond the last-level cache of nearly every machine."""
+_SIZE = 1536
+"""Rows of the square matrices."""
+_PASSES = 5
+
+_BF16_FACTOR = (("amx_bf16", 8.0), ("avx512_bf16", 1.6), ("avx512f", 0.9), ("asimd", 1.0))
+"""bf16 rate over float32's, by a flag of the CPU, the first found; oneDNN converts where there is no instruction."""
+_BF16_DEFAULT = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuSpeed:
+    """Measured rates of this machine."""
+
+    bandwidth_gbs: float
+    """Reading memory, GB/s (10^9), all cores together."""
+    fp32_tflops: float
+    bf16_tflops: float
+    """Derived from fp32_tflops."""
+    cores: int
+
+
+@cache
+def cpu_speed() -> CpuSpeed:
+    """Measured now, or when this machine was last asked."""
+    path = _cache_path()
+    key = _key()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["key"] == key:
+            return CpuSpeed(**stored["speed"])
+    speed = measure()
+    with suppress(OSError, InputError):  # a read-only home is no reason to fail
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"key": key, "speed": asdict(speed)}) + "\n")
+    return speed
+
+
+def measure() -> CpuSpeed:
+    """The benchmark itself."""
+    cores = usable_cores()
+    fp32 = _fp32_tflops()
+    return CpuSpeed(
+        bandwidth_gbs=round(_bandwidth(cores), 2),
+        fp32_tflops=round(fp32, 4),
+        bf16_tflops=round(fp32 * _bf16_factor(_cpu_flags()), 4),
+        cores=cores,
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    with suppress(AttributeError, OSError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _bandwidth(cores: int) -> float:
+    import numpy as np
+
+    arrays = [np.ones(_BYTES // cores // 8) for _ in range(cores)]
+    with ThreadPoolExecutor(cores) as pool:
+        seconds = _best(lambda: list(pool.map(np.sum, arrays)))
+    return sum(array.nbytes for array in arrays) / seconds / 1e9
+
+
+def _fp32_tflops() -> float:
+    import numpy as np
+
+    matrix = np.ones((_SIZE, _SIZE), dtype=np.float32)
+    return float(2.0 * _SIZE**3 / _best(lambda: matrix @ matrix) / 1e12)
+
+
+def _best(run: Callable[[], object]) -> float:
+    """Seconds of the fastest pass, after one to warm up: others on the machine only slow a pass down."""
+    run()
+    times = []
+    for _ in range(_PASSES):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _bf16_factor(flags: frozenset[str]) -> float:
+    return next((factor for flag, factor in _BF16_FACTOR if flag in flags), _BF16_DEFAULT)
+
+
+def _cpu_flags() -> frozenset[str]:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("flags", "features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset({"asimd"}) if platform.machine() in ("arm64", "aarch64") else frozenset()
+
+
+def _key() -> list[object]:
+    """What a measurement holds for."""
+    model = platform.processor()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return [_VERSION, platform.node(), model, usable_cores()]
+
+
+def _cache_path() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "vllm-fit" / "cpu-speed.json"

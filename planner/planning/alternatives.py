@@ -1,0 +1,130 @@
+"""Alternatives side by side: the launches none of which is beaten in cards, quality cost and concurrency at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planner.memory.budget import Estimate
+from planner.planning.change import Change
+from planner.planning.goal import GPUS_PER_NODE, Goal
+from planner.planning.rungs import tensor_parallel_sizes
+from planner.planning.variants import quantized_variants
+from planner.request import Inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One way to launch the model."""
+
+    gpus: int
+    engines: int
+    inputs: Inputs
+    estimate: Estimate
+    changes: tuple[Change, ...]
+    concurrency: float
+    """Requests of the goal's length at once, over all engines."""
+    speed: Mapping[str, Any] | None = None
+    """What planner.planning.throughput says of it, where it was asked."""
+
+    @property
+    def cost(self) -> int:
+        return max((change.cost for change in self.changes), default=0)
+
+    @property
+    def quality_cost(self) -> str:
+        return "; ".join(change.quality_cost for change in self.changes if change.cost) or "none"
+
+    @property
+    def summary(self) -> str:
+        return "; ".join(change.summary for change in self.changes) or "as it is"
+
+    def to_dict(self) -> dict[str, Any]:
+        args, source = self.inputs.args, self.inputs.source
+        name = source if isinstance(source, str) else self.inputs.model.name
+        return {
+            "gpus": self.gpus,
+            "engines": self.engines,
+            "tensor_parallel_size": args.get("tensor_parallel_size", 1),
+            "summary": self.summary,
+            "quality_cost": self.quality_cost,
+            "concurrency": round(self.concurrency, 2) if math.isfinite(self.concurrency) else None,
+            "serve": args.serve_command(name),
+            "what_if_quantization": self.inputs.what_if_quantization,
+            "speed": dict(self.speed) if self.speed is not None else None,
+        }
+
+
+def alternatives(inputs: Inputs, goal: Goal) -> tuple[Option, ...]:
+    """The frontier over cards used, quality cost and concurrency; best concurrency last."""
+    options = [option for option in _all(inputs, goal) if option.estimate.fits and option.concurrency >= 1]
+    return tuple(sorted(frontier(options), key=lambda o: (o.gpus, o.cost, o.concurrency)))
+
+
+def frontier(options: Iterable[Option]) -> list[Option]:
+    """Those that no other beats or equals in everything; of equals the first."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.gpus, o.cost, -o.concurrency)):
+        if not any(
+            other.gpus <= option.gpus and other.cost <= option.cost and other.concurrency >= option.concurrency
+            for other in kept
+        ):
+            kept.append(option)
+    return kept
+
+
+def _all(inputs: Inputs, goal: Goal) -> Iterator[Option]:
+    for variant in _variants(inputs):
+        start = _applied(inputs, variant)
+        for kv in _kv(inputs):
+            made = _applied(start, kv)
+            changes = (*variant, *kv)
+            for gpus, tensor in _splits(inputs, goal):
+                sized = replace(made, args=made.args.with_(tensor_parallel_size=tensor)) if tensor > 1 else made
+                estimate = sized.estimate()
+                engines = gpus // tensor
+                held = goal.held(estimate) * engines if estimate.fits else 0.0
+                yield Option(
+                    gpus=gpus, engines=engines, inputs=sized, estimate=estimate, changes=changes, concurrency=held
+                )
+
+
+def _variants(inputs: Inputs) -> Iterator[tuple[Change, ...]]:
+    yield ()
+    if "quantization" in inputs.args:
+        return
+    for variant in quantized_variants(inputs):
+        yield (
+            Change(
+                summary=variant.summary,
+                args=variant.args,
+                model=variant.model,
+                what_if_quantization=variant.what_if_quantization,
+                quality_cost=variant.quality_cost,
+                cost=variant.cost,
+            ),
+        )
+
+
+def _kv(inputs: Inputs) -> Iterator[tuple[Change, ...]]:
+    yield ()
+    if "kv_cache_dtype" not in inputs.args:
+        fp8 = {"kv_cache_dtype": "fp8"}
+        yield (Change(summary="KV cache in fp8", args=fp8, quality_cost="very small: KV cache in fp8", cost=1),)
+
+
+def _splits(inputs: Inputs, goal: Goal) -> Iterator[tuple[int, int]]:
+    """(cards, tensor parallel size) of equal engines."""
+    pinned = inputs.args.get("tensor_parallel_size")
+    for gpus in dict.fromkeys((1, 2, 4, 8, goal.gpus)):
+        if gpus <= goal.gpus:
+            sizes = [pinned] if pinned else tensor_parallel_sizes(min(gpus, GPUS_PER_NODE))
+            yield from ((gpus, size) for size in sizes if gpus % size == 0)
+
+
+def _applied(inputs: Inputs, changes: tuple[Change, ...]) -> Inputs:
+    for change in changes:
+        inputs = change.apply(inputs)
+    return inputs

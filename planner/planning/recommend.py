@@ -1,0 +1,145 @@
+"""Which cards, and how many, would do: the smallest count of every card that reaches a goal, by price or by memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InputError
+from planner.hardware.catalogue import Gpu, all_gpus, find_gpu
+from planner.planning.goal import Goal
+from planner.planning.ladder import Plan
+from planner.planning.replicas import fit_with_replicas, split_words
+from planner.request import Inputs
+from planner.text import shown
+
+COUNTS = (1, 2, 4, 8)
+NOT_RUNGS = ("context", "cpu-offload")
+"""A card for which the goal must be given up, or that reads weights over PCIe, is no recommendation."""
+_SMALLEST_WEIGHT = 0.5
+"""Bytes per parameter below which no format known here goes: to pass over cards without an estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """One card, in the smallest number that will do."""
+
+    gpu: Gpu
+    plan: Plan
+    price_per_hour: float | None = None
+    """Of all the cards."""
+
+    @property
+    def gpus(self) -> int:
+        return self.plan.goal.gpus
+
+    def to_dict(self) -> dict[str, Any]:
+        held = self.plan.goal.held(self.plan.estimate) * self.plan.engines
+        return {
+            "gpu": self.gpu.name,
+            "gpus": self.gpus,
+            "split": split_words(self.plan),
+            "changes": [change.summary for change in self.plan.changes],
+            "quality_cost": self.plan.cost,
+            "concurrency": round(held, 2) if math.isfinite(held) else None,
+            "price_per_hour": self.price_per_hour,
+            "serve": self.plan.serve_command,
+            "what_if_quantization": self.plan.inputs.what_if_quantization,
+        }
+
+
+def recommend(
+    inputs: Inputs,
+    goal: Goal,
+    cards: Sequence[Gpu] = (),
+    prices: Mapping[str, float] | None = None,
+    *,
+    forbid: tuple[str, ...] = (),
+) -> tuple[Recommendation, ...]:
+    """For each card the fewest that reach the goal, and the fewest that do so without a cost in quality.
+
+    Cheapest first where there are prices, else by the memory of all cards. cards: empty for the whole catalogue.
+    """
+    found = [
+        recommendation
+        for gpu in cards or worth_trying()
+        for recommendation in _of_card(replace(inputs, gpu=gpu, gpu_request={"gpu": gpu.name}), goal, prices, forbid)
+    ]
+    return tuple(sorted(found, key=_rank))
+
+
+def worth_trying() -> tuple[Gpu, ...]:
+    """Cards whose memory is known and is theirs alone."""
+    return tuple(
+        gpu for gpu in all_gpus() if gpu.memory_bytes is not None and not gpu.unified and gpu.kind in ("cuda", "rocm")
+    )
+
+
+def _of_card(
+    inputs: Inputs, goal: Goal, prices: Mapping[str, float] | None, forbid: tuple[str, ...]
+) -> Iterator[Recommendation]:
+    cheapest: int | None = None
+    for gpus in COUNTS:
+        if inputs.model.parameters * _SMALLEST_WEIGHT > gpus * inputs.gpu.known_memory():
+            continue
+        wanted = replace(goal, gpus=gpus)
+        plan = fit_with_replicas(inputs, wanted, forbid=tuple({*NOT_RUNGS, *forbid}))
+        if plan.met and (cheapest is None or plan.cost < cheapest):
+            price = prices.get(inputs.gpu.name) if prices else None
+            yield Recommendation(gpu=inputs.gpu, plan=plan, price_per_hour=None if price is None else price * gpus)
+            cheapest = plan.cost
+        if cheapest == 0:
+            return
+
+
+def _rank(one: Recommendation) -> tuple[float, int, int, str]:
+    memory = one.gpus * (one.gpu.memory_bytes or 0)
+    price = math.inf if one.price_per_hour is None else one.price_per_hour
+    return price, memory, one.plan.cost, one.gpu.name
+
+
+def read_prices(path: Path) -> dict[str, float]:
+    """Card -> price of one for an hour, from JSON or YAML {"H100": 2.5} or CSV lines `H100,2.5`."""
+    pairs = _pairs(path)
+    prices: dict[str, float] = {}
+    for name, price in pairs:
+        try:
+            value = float(price)
+        except (TypeError, ValueError):
+            value = -1.0
+        if not 0 <= value < math.inf or isinstance(price, bool):
+            raise InputError(f"{path}: price of {shown(name)} = {shown(price)}: must be a number of at least 0")
+        prices[find_gpu(str(name)).name] = value
+    return prices
+
+
+def _pairs(path: Path) -> list[tuple[Any, Any]]:
+    from planner import strict_json
+
+    text = strict_json.read_bytes(path, str(path)).decode("utf-8", errors="replace")
+    if path.suffix.lower() == ".csv":
+        rows = [row for row in csv.reader(text.splitlines()) if row and not row[0].startswith("#")]
+        short = next((row for row in rows if len(row) < 2), None)
+        if short is not None:
+            raise InputError(f"{path}: {shown(','.join(short))}: must be a card and its price")
+        return [(row[0], row[1]) for row in rows if row[0].strip().lower() not in ("gpu", "card", "name")]
+    if path.suffix.lower() in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    else:
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be an object of cards and prices")
+    return list(values.items())

@@ -1,0 +1,77 @@
+"""The same cards used in several ways: one engine with larger TP, data parallel, or several independent engines.
+
+Engines that share nothing need no all-reduce in every layer, so where each of them reaches its part of the goal at no
+more cost in quality, more of them serve better, although each holds the weights again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from planner.planning.goal import Goal
+from planner.planning.ladder import Plan, fit
+from planner.request import Inputs
+
+BUSY = 8
+"""Requests at once below which an engine of its own would idle: a single request is faster on more cards."""
+_PARALLEL = frozenset({"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"})
+
+
+def fit_with_replicas(
+    inputs: Inputs,
+    goal: Goal,
+    keep: frozenset[str] = frozenset(),
+    *,
+    order: tuple[str, ...] = (),
+    forbid: tuple[str, ...] = (),
+) -> Plan:
+    """The best of the ways to use the cards, the others in its `splits`; only the one asked for where one is pinned."""
+
+    def climb(inputs: Inputs, goal: Goal) -> Plan:
+        return fit(inputs, goal, keep, order=order, forbid=forbid)
+
+    whole = climb(inputs, goal)
+    if goal.engines > 1 or (_PARALLEL & (keep | set(inputs.args))):
+        return whole
+    plans = [whole]
+    for engines in _counts(goal):
+        plans.append(climb(inputs, replace(goal, engines=engines)))
+        plans.append(climb(_data_parallel(inputs, engines), goal))
+    best = min(plans, key=_rank)
+    return replace(best, splits=tuple(plans)) if len(plans) > 1 else best
+
+
+def _counts(goal: Goal) -> Iterator[int]:
+    for engines in range(2, goal.gpus + 1):
+        if goal.gpus % engines == 0 and goal.concurrency >= BUSY * engines:
+            yield engines
+
+
+def _data_parallel(inputs: Inputs, ranks: int) -> Inputs:
+    """Experts are then spread over all cards; a dense model is simply there several times."""
+    experts = {"enable_expert_parallel": True} if inputs.model.is_moe else {}
+    return replace(inputs, args=inputs.args.with_(data_parallel_size=ranks, **experts))
+
+
+def _rank(plan: Plan) -> tuple[bool, int, int, int, bool]:
+    """The smallest is the best: reaches the goal, costs least quality, has most engines that share nothing."""
+    costly = sum(change.cost > 0 for change in plan.changes)
+    parallel = plan.inputs.args.get("data_parallel_size", 1)
+    return not plan.met, plan.cost, costly, -plan.engines * parallel, parallel > 1
+
+
+def split_words(plan: Plan) -> str:
+    """How a plan uses its cards."""
+    engine = plan.estimate.engine
+    if engine is None:
+        return "as given"
+    parts = [f"TP {engine.tensor_parallel_size}"]
+    if engine.pipeline_parallel_size > 1:
+        parts.append(f"PP {engine.pipeline_parallel_size}")
+    if engine.data_parallel_size > 1:
+        parts.append(f"DP {engine.data_parallel_size}")
+    if engine.enable_expert_parallel:
+        parts.append("EP")
+    count = f"{plan.engines} engines" if plan.engines > 1 else "one engine"
+    return f"{count}, {', '.join(parts)}"

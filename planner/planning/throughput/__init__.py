@@ -1,0 +1,10 @@
+"""How fast a launch serves: a step model of one rank (work, rates, step), continuous batching on top (steady), answers.
+
+    predict(inputs, inputs.estimate(), Workload(concurrency=32)).to_dict()
+
+Imported only where a workload is given, since it needs numpy.
+"""
+
+from planner.planning.throughput.predict import Point, Speed, Throughput, curve, knee, predict, speed_of
+
+__all__ = ["Point", "Speed", "Throughput", "curve", "knee", "predict", "speed_of"]

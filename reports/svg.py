@@ -1,0 +1,50 @@
+"""The bar of one GPU's memory as inline SVG, and the colours of its parts."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from reports.view import Memory
+
+COLOURS = {
+    "weights": "#0072B2",
+    "kv": "#009E73",
+    "activation": "#E69F00",
+    "buffers": "#F0E442",
+    "graphs": "#CC79A7",
+    "non_torch": "#D55E00",
+    "free": "#BBBBBB",
+}
+"""Okabe and Ito's palette, which colour-blind people can tell apart."""
+
+_WIDTH, _TOP, _HEIGHT = 720, 18, 34
+
+
+def bar(memory: Memory) -> Markup:
+    """Parts side by side; a line at the requested share and one at the card's end. Nothing from outside is in it."""
+    scale = _WIDTH / memory.scale_bytes
+    shapes, left = [], 0.0
+    for part in memory.drawn:
+        width = part.bytes * scale
+        shapes.append(
+            f'<rect class="part" x="{left:.2f}" y="{_TOP}" width="{width:.2f}" height="{_HEIGHT}" '
+            f'fill="{COLOURS[part.key]}"><title>{part.name}: {part.gib} GiB</title></rect>'
+        )
+        left += width
+    if memory.requested_bytes is not None:
+        shapes.append(_line(memory.requested_bytes * scale, "requested", dashed=True, label_y=12))
+    if memory.total_bytes is not None:
+        shapes.append(_line(memory.total_bytes * scale, "end of the card", dashed=False, label_y=_TOP + _HEIGHT + 14))
+    height = _TOP + _HEIGHT + 20
+    return Markup(
+        f'<svg viewBox="-2 0 {_WIDTH + 4} {height}" role="img" aria-label="Memory per GPU">{"".join(shapes)}</svg>'
+    )
+
+
+def _line(x: float, label: str, *, dashed: bool, label_y: int) -> str:
+    anchor = "end" if x > _WIDTH / 2 else "start"
+    dash = ' stroke-dasharray="4 3"' if dashed else ""
+    return (
+        f'<line class="mark" x1="{x:.2f}" x2="{x:.2f}" y1="{_TOP - 4}" y2="{_TOP + _HEIGHT + 4}"{dash}/>'
+        f'<text class="label" x="{x:.2f}" y="{label_y}" text-anchor="{anchor}">{label}</text>'
+    )

@@ -1,0 +1,125 @@
+"""The what-if page, driven by Streamlit's AppTest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import hf_configs
+from app import serve, uploads
+from app.solve import solve
+from app.state import State
+from planner.errors import InputError
+from planner.planning.ladder import request_of
+from planner.request import answer
+
+PAGE = Path(serve.__file__).with_name("main.py")
+
+
+def opened(**query: str) -> AppTest:
+    page = AppTest.from_file(str(PAGE), default_timeout=120)
+    for key, value in query.items():
+        page.query_params[key] = value
+    return checked(page.run())
+
+
+def checked(page: AppTest) -> AppTest:
+    assert not page.exception
+    return page
+
+
+def said(page: AppTest) -> str:
+    return " ".join(box.value for box in (*page.success, *page.warning, *page.error)).replace("\\", "")
+
+
+def query_of(page: AppTest) -> dict[str, str]:
+    return {key: value[0] if isinstance(value, list) else value for key, value in page.query_params.items()}
+
+
+def test_choose_a_model_make_it_not_fit_apply_the_plan() -> None:
+    page = opened(model="Qwen/Qwen3-0.6B", gpu="A10")
+    assert "fits on 1 x NVIDIA A10" in page.success[0].value
+    numbers = answer({"model": "Qwen/Qwen3-0.6B", "gpu": "A10"})["kv_cache"]
+    assert f"{numbers['tokens']:,} tokens" in page.success[0].value
+    checked(page.selectbox(key="model").set_value("Qwen/Qwen3-14B").run())
+    assert not page.success
+    assert "does not fit" in said(page)
+    checked(page.button(key="apply").click().run())
+    assert "fits on 1 x NVIDIA A10" in page.success[0].value
+    assert not page.error
+    assert query_of(page)["model"].startswith("Qwen/Qwen3-14B")
+
+
+def test_the_link_restores_the_state() -> None:
+    page = opened(model="Qwen/Qwen3-0.6B", gpu="L4", cards="2", concurrency="3", max_model_len="8k", more="-tp 1")
+    assert page.number_input(key="cards").value == 2
+    assert page.number_input(key="concurrency").value == 3
+    assert page.text_input(key="max_model_len").value == "8k"
+    assert "8,000 tokens per request" in said(page)
+    again = opened(**query_of(page))
+    assert said(again) == said(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("max_model_len", "lots", "lots"),
+        ("max_num_seqs", "0", "at least 1"),
+        ("gpu_memory_utilization", "7", "at most 1"),
+        ("vllm_version", "banana", "banana"),
+        ("tensor_parallel_size", "8", "these flags need 8 cards"),
+        ("model", "no such model", "no such file or folder"),
+        ("gpu", "abacus", "unknown GPU"),
+        ("cards", "many", "whole number"),
+        ("more", "'", "more flags"),
+        ("more", "--no-such-flag", "unknown flag"),
+        ("more", "word", "not a flag"),
+    ],
+)
+def test_what_makes_no_sense_is_a_sentence(name: str, value: str, sentence: str) -> None:
+    page = opened(**{"model": "Qwen/Qwen3-0.6B", "gpu": "A10", name: value})
+    assert sentence in said(page)
+
+
+def test_markup_from_outside_is_shown_as_text() -> None:
+    page = opened(model="<script>alert(1)</script>", gpu="A10")
+    assert "<script" not in said(page)
+    assert "&lt;script" in said(page)
+
+
+def test_empty_flags_show_what_vllm_takes() -> None:
+    page = opened(model="Qwen/Qwen3-0.6B", gpu="A10")
+    engine = answer({"model": "Qwen/Qwen3-0.6B", "gpu": "A10"})["engine"]
+    for name in ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"):
+        assert page.text_input(key=name).placeholder == str(engine[name])
+
+
+@pytest.mark.parametrize("gpu", ["A10", "H100", "RTX 4090"])
+def test_a_plan_survives_the_way_through_the_state(gpu: str) -> None:
+    """Applying a plan gives its request again, whatever flags are in it."""
+    plan = solve(State(model="Qwen/Qwen3-32B", gpu=gpu, cards=2, concurrency=2)).plan
+    request = request_of(plan.inputs)
+    state = State.of_request(request, 2, 2)
+    assert {**request, "usage": "server"} == {**state.to_request(), "usage": "server"}
+    assert State.read(state.to_query()) == state
+
+
+def test_an_upload_is_data_and_limited() -> None:
+    config = hf_configs.path("Qwen/Qwen3-0.6B").read_bytes()
+    path = uploads.keep("../../evil.json", config)
+    assert Path(path).name == "config.json"
+    assert Path(path).read_bytes() == config
+    assert solve(State(model=path, gpu="A10")).now["status"] == "fits"
+    for bad in (b"[]", b"import os", json.dumps({"a": "b" * uploads.MAX_BYTES}).encode()):
+        with pytest.raises(InputError):
+            uploads.keep("bad.json", bad)
+
+
+def test_the_server_is_for_this_machine_only(monkeypatch: Any) -> None:
+    words = serve.command(8600)
+    assert "--server.address=127.0.0.1" in words
+    assert "--server.port=8600" in words
