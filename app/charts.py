@@ -27,22 +27,22 @@ def memory_bar(memory: Memory) -> Any:
             marker={"color": COLOURS[part.key], "line": {"width": 1, "color": "#ffffff"}},
             hovertemplate=f"{part.name}: {part.gib} GiB {part.basis}<extra></extra>",
         )
-    for (name, at), dash, place in zip(memory.marks, ("dash", "solid"), ("top left", "bottom left"), strict=False):
+    for (name, at), dash, shift in zip(memory.marks, ("dash", "solid"), (2, 18), strict=False):
         figure.add_vline(x=at, line={"color": _LINE, "dash": dash, "width": 2})
-        side = "bottom" if place.startswith("top") else "top"
         figure.add_annotation(
-            x=at,
-            y=1 if side == "bottom" else 0,
-            yref="paper",
-            yanchor=side,
-            xanchor="right",
-            showarrow=False,
             text=f"{name} {at:.2f} GiB",
+            x=at,
+            y=1,
+            yref="paper",
+            yshift=shift,
+            xanchor="right",
+            yanchor="bottom",
+            showarrow=False,
         )
     figure.update_layout(
         barmode="stack",
-        height=230,
-        margin={"l": 8, "r": 8, "t": 24, "b": 8},
+        height=240,
+        margin={"l": 8, "r": 8, "t": 44, "b": 8},
         legend={"orientation": "h", "y": -0.35, "traceorder": "normal"},
         xaxis={"ticksuffix": " GiB", "side": "bottom"},
         yaxis={"showticklabels": False},

@@ -30,9 +30,10 @@ def page() -> None:
     problem = _restore()
     solved = None
     try:
-        state = State.read(st.session_state)
+        state = State.read(_session())
         path = _uploaded()
-        solved = solve(State(**{**state.to_dict(), "model": path}) if path else state)
+        with st.spinner("Working it out …"):
+            solved = solve(State(**{**state.to_dict(), "model": path}) if path else state)
     except InputError as error:
         problem = problem or str(error)
     _sidebar(solved.engine if solved is not None else {})
@@ -60,6 +61,10 @@ def _restore() -> str | None:
     return problem
 
 
+def _session() -> dict[str, Any]:
+    return {str(key): value for key, value in st.session_state.items()}
+
+
 def _set(state: State) -> None:
     for key, value in state.to_dict().items():
         st.session_state[key] = value
@@ -76,7 +81,7 @@ def _uploaded() -> str | None:
 
 def _apply(request: dict[str, Any]) -> None:
     """Sets the inputs to a plan's; an upload stays unless the plan is for another checkpoint."""
-    now = State.read(st.session_state)
+    now = State.read(_session())
     path = _uploaded()
     state = State.of_request(request, now.cards, now.concurrency)
     if path is not None and state.model == path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -35,4 +36,6 @@ def run(port: int) -> int:
             probe.bind((HOST, port))
         except OSError as error:
             raise InputError(f"port {port} cannot be used ({error.strerror}); pass another with --port") from None
+    if os.name == "posix":  # one process, which a signal to it ends
+        os.execv(sys.executable, command(port))
     return subprocess.run(command(port), check=False).returncode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -91,9 +90,6 @@ class State:
             return shlex.split(self.more)
         except ValueError as error:
             raise InputError(f"more flags: {error}") from None
-
-    def key(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def _word(name: str, value: str) -> str:

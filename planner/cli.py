@@ -176,37 +176,113 @@ def _readable(source: str) -> bool:
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
 @_request_options
 @click.option("--gpus", type=int, default=1, show_default=True, help="How many of these cards there are.")
-@click.option("--concurrency", type=float, default=1, show_default=True, help="Full-length requests to hold at once.")
+@click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
+@click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
+@click.option("--engines", type=int, help="So many independent engines on these cards, instead of the best number.")
 @click.option("--keep", multiple=True, help="A flag that must stay as it is (several times).")
+@click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
+@click.option("--order", multiple=True, help="A rung to try before the others (several times, in order).")
+@click.option("--alternatives", is_flag=True, help="Also the best launches for fewer cards and other quality costs.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan as JSON.")
 def fit(
     words: tuple[str, ...],
     gpus: int,
     concurrency: float,
+    margin_gib: float,
+    engines: int | None,
     keep: tuple[str, ...],
+    forbid: tuple[str, ...],
+    order: tuple[str, ...],
+    alternatives: bool,
     form: str,
     output: Path | None,
     **options: Any,
 ) -> int:
-    """The smallest legal change that makes a model fit: the ladder, rung by rung, and the `vllm serve` line."""
-    from planner.planning.ladder import Goal
-    from planner.planning.ladder import fit as climb
-    from planner.request import prepare
+    """The smallest legal change that makes a model fit: the ladder, rung by rung, and the `vllm serve` line.
 
-    kept = frozenset(flag.removeprefix("--").replace("-", "_") for flag in keep)
-    plan = climb(prepare(_request(words, options)), Goal(gpus=gpus, concurrency=concurrency), kept)
-    if output is not None:
-        from planner.files import write_text
+    The cards are used from the start, by the largest legal tensor parallel size or, for many requests, by several
+    engines; --tensor-parallel-size and --engines say otherwise. With --input-len and --output-len a request is so long;
+    without, as long as --max-model-len.
+    """
+    from planner import plan_commands as commands
 
-        write_text(output, json.dumps(plan.to_dict(), indent=2) + "\n")
-    if form == "json":
-        click.echo(json.dumps(plan.to_dict(), indent=2))
-    else:
-        from planner.text_report import plan_text
+    request = _request(words, options)
+    goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines)
+    rungs = {"order": order, "forbid": forbid}
+    show = {"alternatives": alternatives}
+    one_way = engines is not None
+    return commands.run_fit(request, goal, commands.kept(keep), rungs, show, form, output, one_way=one_way)
 
-        click.echo(plan_text(plan))
-    return FITS if plan.met else DOES_NOT
+
+@cli.command(context_settings=_FLAGS, epilog=_MORE)
+@_request_options
+@click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
+@click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
+@click.option("--prices", type=click.Path(path_type=Path), help="Card and price per hour: JSON, YAML or CSV.")
+@click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def recommend(
+    words: tuple[str, ...],
+    concurrency: float,
+    margin_gib: float,
+    prices: Path | None,
+    forbid: tuple[str, ...],
+    form: str,
+    **options: Any,
+) -> int:
+    """Which cards, and how many of each, would do for a goal: --gpu names some, comma-separated; else all."""
+    from planner import plan_commands as commands
+
+    request = _request(words, options)
+    goal = commands.goal_of(request, concurrency, 1, margin_gib, None)
+    return commands.run_recommend(request, goal, prices, forbid, form)
+
+
+@cli.command(context_settings=_FLAGS, epilog=_MORE)
+@_request_options
+@click.option("--tensor-parallel-size", help="1,2,4")
+@click.option("--pipeline-parallel-size", help="1,2")
+@click.option("--quantization", help="default,fp8,what-if:awq,model:NAME")
+@click.option("--kv-cache-dtype", help="auto,fp8")
+@click.option("--max-model-len", help="4k,8k or 4096:131072:4096 (from, to, step)")
+@click.option("--max-num-seqs", help="64,256")
+@click.option("--max-num-batched-tokens", help="2048,8192")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="FILE.csv or FILE.parquet.")
+def sweep(words: tuple[str, ...], output: Path | None, **options: Any) -> int:
+    """Every combination of comma-separated values (--gpu too), estimated, as a table."""
+    from planner.plan_commands import run_sweep
+
+    grid = {name: options.pop(name) for name in ("gpu", *_SWEPT)}
+    return run_sweep(_request(words, options), grid, output)
+
+
+_SWEPT = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "quantization",
+    "kv_cache_dtype",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+)
+
+
+@cli.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["serve", "yaml", "compose", "kubernetes", "python"]),
+    default="serve",
+    show_default=True,
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to a file.")
+def commands(plan: Path, form: str, output: Path | None) -> int:
+    """A plan file (`vllm-fit fit … -o PLAN.json`) as what people deploy: a command, YAML, Kubernetes, Python …"""
+    from planner.plan_commands import run_commands
+
+    return run_commands(plan, form, output)
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)

@@ -29,7 +29,9 @@ def estimate_text(estimate: Estimate, warning: str | None = None) -> str:
 
 def plan_text(plan: Plan) -> str:
     """The verdict, the rungs with before and after, the memory of the plan, and the launch command."""
-    goal = f"{plan.goal.concurrency:g} full-length request" + ("s" if plan.goal.concurrency != 1 else "")
+    from planner.planning.text import goal_words
+
+    goal = goal_words(plan.goal)
     cards = f"{plan.goal.gpus} x {plan.inputs.gpu.name}"
     lines = [f"{printable(plan.inputs.model.name)} on {cards}, goal: {goal} at once", "", "Rungs"]
     lines.append(f"  start: {_start_words(plan)} — {_snapshot(plan.start_snapshot)}")
@@ -38,7 +40,8 @@ def plan_text(plan: Plan) -> str:
         lines.append("  no rung is needed")
     lines += ["", estimate_text(plan.estimate), ""]
     if plan.met:
-        lines += ["Launch", f"  {plan.serve_command}"]
+        each = f" {plan.engines} times, on {plan.goal.gpus_per_engine} of the cards each" if plan.engines > 1 else ""
+        lines += [f"Launch{each}", f"  {plan.serve_command}"]
         if plan.inputs.what_if_quantization:
             lines.append(f"  (with a {plan.inputs.what_if_quantization} checkpoint of this model in its place)")
     else:
@@ -104,7 +107,7 @@ def _start_words(plan: Plan) -> str:
 def _step_lines(step: Step) -> list[str]:
     if step.outcome == "skipped":
         return [f"  – {step.rung}: skipped, {step.why}"]
-    mark = "✓" if step.outcome == "taken" else "↩"
+    mark = {"taken": "✓", "softened": "≈"}.get(step.outcome, "↩")
     return [
         f"  {mark} {step.rung}: {step.outcome}, {step.why}",
         f"      {step.summary}",

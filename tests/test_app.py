@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -119,7 +118,16 @@ def test_an_upload_is_data_and_limited() -> None:
             uploads.keep("bad.json", bad)
 
 
-def test_the_server_is_for_this_machine_only(monkeypatch: Any) -> None:
+def test_an_uploaded_config_is_the_model_until_it_makes_no_sense() -> None:
+    page = opened(model="Qwen/Qwen3-32B", gpu="A10")
+    config = hf_configs.path("Qwen/Qwen3-0.6B").read_bytes()
+    checked(page.file_uploader[0].set_value(("config.json", config, "application/json")).run())
+    assert "fits on 1 x NVIDIA A10" in page.success[0].value
+    checked(page.file_uploader[0].set_value(("config.json", b"[]", "application/json")).run())
+    assert "must hold a JSON object" in said(page)
+
+
+def test_the_server_is_for_this_machine_only() -> None:
     words = serve.command(8600)
     assert "--server.address=127.0.0.1" in words
     assert "--server.port=8600" in words

@@ -17,6 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_configs
 from planner.engine.args import EngineArgs, parse_flags
 from planner.errors import InputError
 from planner.planning.goal import Goal
@@ -149,6 +150,37 @@ for line in sys.stdin:
 """
 
 
+def in_vllm(lines: list[str], **env: str) -> list[dict[str, Any]]:
+    """What vLLM makes of command lines: its arguments, each line's names in the line after it."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line.partition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+
+
+@pytest.mark.slow
+def test_vllms_own_config_validation_takes_a_plan():
+    """create_engine_config on the CPU build: no fp8 there, so plans that need none."""
+    lines = []
+    for model, goal in (
+        (LLAMA_8B, Goal(gpus=2)),
+        ("Qwen/Qwen3-32B", Goal(gpus=4)),
+        ("google/gemma-3-27b-it", Goal(gpus=4)),
+    ):
+        plan = fit(prepare({"model": model, "gpu": "H100", "max_model_len": 8192}), goal)
+        assert plan.met
+        folder = str(hf_configs.folder(model))
+        words = ["serve", folder, *plan.inputs.args.to_flags(), "--skip-tokenizer-init", "--load-format", "dummy"]
+        lines += [json.dumps(words), json.dumps(list(plan.inputs.args))]
+    assert len(in_vllm(lines, BUILD="1", HF_HUB_OFFLINE="1")) == 3
+
+
 @pytest.mark.slow
 def test_vllms_own_parser_reads_every_plan(tmp_path: Path):
     """The serve line and the config file, through `vllm serve`'s parser into AsyncEngineArgs."""
@@ -169,12 +201,7 @@ def test_vllms_own_parser_reads_every_plan(tmp_path: Path):
         for words in (shlex.split(write(one, "serve"), comments=True)[1:], ["serve", "--config", str(path)]):
             lines += [json.dumps(words), json.dumps(list(one.args))]
             expected.append({"words": words, **one.args})
-    env = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK], input="\n".join(lines), capture_output=True, text=True, env=env, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    made = [json.loads(line.partition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    made = in_vllm(lines)
     assert len(made) == len(expected)
     for got, want in zip(made, expected, strict=True):
         words = want.pop("words")

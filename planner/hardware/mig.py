@@ -9,6 +9,7 @@ bandwidth. What it keeps of its memory is less than its share: on an H100 9.75, 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?P<card>.*?)[\s_-]*(?:\bmig\b)?[\s_-]*\b(?P<parts>[12347])g\.(?P<gb>\d{1,3})gb(?:\+me)?$", re.I)
 _KEPT_BACK_GIB = 0.3
-_MEMORY_PARTS = {7: {1: (1, 2), 2: (2,), 3: (4,), 4: (4,), 7: (8,)}, 4: {1: (2,), 2: (4,), 4: (8,)}}
+_MEMORY_PARTS: Mapping[int, Mapping[int, tuple[int, ...]]] = {
+    7: {1: (1, 2), 2: (2,), 3: (4,), 4: (4,), 7: (8,)},
+    4: {1: (2,), 2: (4,), 4: (8,)},
+}
 """Eighths of the memory by parts of the multiprocessors, by how many of those the card has."""
 
 

@@ -132,8 +132,9 @@ def lora_tensors(
     ends += model.tied if last and not first else ()
     for module in ends:
         yield from slots.of(module)
-    if last and model.tied:
-        yield from slots.tied_head(model.tied)
+    shared = slots.shared_head(last=last)
+    if shared is not None:
+        yield from slots.of(shared)
     for index in ranges[stage]:
         for module in model.layers[index].modules:
             yield from slots.of(module)
@@ -226,6 +227,11 @@ _FUSED_EXPERTS = frozenset(
 )
 """is_3d_moe_weight: adapters hold gate and up in one (FusedMoE3DWithLoRA)."""
 
+_EMBEDDING_NAMES = ("embed_tokens", "wte")
+
+_NON_GATED = frozenset(("NemotronHForCausalLM", "NemotronHPuzzleForCausalLM"))
+"""is_non_gated_moe: their routers take no adapter."""
+
 _MIXER = ("in_proj", "conv1d")
 """Linears whose heads are Mamba 2's groups, not those of attention."""
 
@@ -236,12 +242,12 @@ class _Slots:
     """What each module of a model gets under one configuration."""
 
     def __init__(self, model: Model, config: LoraConfig, at: Placement) -> None:
-        self.config, self.at, self.name = config, at, model.architecture
+        self.model, self.config, self.at = model, config, at
         self.packed = _PACKED | _PACKED_OTHERWISE.get(model.architecture, {})
         self.with_head = model.architecture in _WITH_EMBEDDING_AND_HEAD
         self.with_embedding = self.with_head or model.architecture in _WITH_EMBEDDING
         self.fused_experts = model.architecture in _FUSED_EXPERTS and not config.two_dimensional_experts
-        self.vocab = model.vocab_size
+        self.gate_without = model.architecture in _NON_GATED
 
     def of(self, module: Module) -> Iterator[Tensor]:
         if isinstance(module, Linear):
@@ -252,7 +258,8 @@ class _Slots:
         elif isinstance(module, LmHead):
             yield from self._head(module)
         elif isinstance(module, Embedding):
-            if self.with_embedding and module.split and self.config.targets(module.name, 0, ()):
+            named = module.name.rpartition(".")[2] in _EMBEDDING_NAMES
+            if self.with_embedding and named and self.config.targets(module.name, 0, ()):
                 yield from self._embedding(module)
         elif isinstance(module, Weight) and len(module.shape) == 2 and _ROUTER.search(module.name):
             # An fp32 router: a GateLinear like any other to LoRA.
@@ -260,16 +267,23 @@ class _Slots:
             name = module.name.removesuffix(".weight")
             yield from self._linear(Linear(name=name, inputs=columns, outputs=(rows,), split="none"))
 
-    def tied_head(self, embeddings: tuple[Module, ...]) -> Iterator[Tensor]:
-        """A head that shares the embedding's weight has slots of its own."""
-        for embedding in embeddings:
-            if isinstance(embedding, Embedding):
-                yield from self._head(LmHead(name="lm_head", rows=embedding.rows, width=embedding.width))
+    def shared_head(self, *, last: bool) -> LmHead | None:
+        """The head that shares the embedding's weight, where this stage has it: it has slots of its own."""
+        model = self.model
+        if model.is_pooling or any(isinstance(module, LmHead) for module in (*model.last, *model.everywhere)):
+            return None
+        # A class that asks for no stage builds both on all of them.
+        for module in (*model.everywhere, *(model.tied if last else ())):
+            if isinstance(module, Embedding) and module.split:
+                return LmHead(name="lm_head", rows=module.rows, width=module.width)
+        return None
 
     def _linear(self, module: Linear) -> Iterator[Tensor]:
         """BaseLinearLayerWithLoRA and MergedColumnParallelLinearWithLoRA: one A and one B for each slice."""
         config, tp = self.config, self.at.tp_size
         suffix = module.name.rpartition(".")[2]
+        if self.gate_without and module.name.endswith("mixer.gate"):
+            return
         if not config.targets(module.name, self.packed.get(suffix, 0), module.packed):
             return
         slices = self._slices(module, suffix)
@@ -307,22 +321,30 @@ class _Slots:
     def _experts(self, module: Experts) -> Iterator[Tensor]:
         """FusedMoEWithLoRA and FusedMoE3DWithLoRA (layers/fused_moe.py)."""
         config, name = self.config, module.name
-        experts, width = module.local_count(self.at), self._expert_width(module)
+        experts, (hidden, width) = module.local_count(self.at), self._expert_sizes(module)
         tp = 1 if self.at.expert_parallel_size > 1 else self.at.tp_size
-        hidden_b = divide(module.hidden, tp) if config.fully_sharded else module.hidden
+        hidden_b = divide(hidden, tp) if config.fully_sharded else hidden
         shared = 1 if config.shared_outer else experts
         slices, rows = (2, width) if module.gated else (1, width)
         if self.fused_experts:
             slices, rows = 1, 2 * width
         yield Tensor(f"{name}.adapter_enabled", 4 * (config.max_loras + 1), "attr")
         for number in range(slices):
-            yield config.slot(f"{name}.w13_lora_a[{number}]", shared, config.divided_rank(tp), module.hidden)
+            yield config.slot(f"{name}.w13_lora_a[{number}]", shared, config.divided_rank(tp), hidden)
             yield config.slot(f"{name}.w13_lora_b[{number}]", experts, rows, config.max_lora_rank)
         yield config.slot(f"{name}.w2_lora_a[0]", experts, config.max_lora_rank, width)
         yield config.slot(f"{name}.w2_lora_b[0]", shared, hidden_b, config.max_lora_rank)
 
-    def _expert_width(self, module: Experts) -> int:
-        return module.local_intermediate(self.at)
+    def _expert_sizes(self, module: Experts) -> tuple[int, int]:
+        """Hidden and intermediate size on this rank, as the experts' kernel rounds them (maybe_roundup_sizes).
+
+        With LoRA vLLM takes Marlin for MXFP4, on Hopper too, whose Triton kernels it takes otherwise.
+        """
+        hidden, width = module.hidden, module.local_intermediate(self.at)
+        quantization = self.at.quantization
+        if quantization is not None and quantization.name == "mxfp4":
+            return round_up(hidden, 256), round_up(width, 128)
+        return hidden, width
 
     def _embedding(self, module: Embedding) -> Iterator[Tensor]:
         """VocabParallelEmbeddingWithLoRA: the whole vocabulary on every rank."""
@@ -333,11 +355,11 @@ class _Slots:
         """LogitsProcessorWithLoRA: the whole vocabulary on every rank, and where each row of it lies."""
         if not self.with_head or not self.config.targets(module.name, 0, ()):
             return
-        if self.vocab > _MAX_VOCAB:
+        if self.model.vocab_size > _MAX_VOCAB:
             raise Refusal("lora_vocab", f"When using LoRA, vocab size must be <= {_MAX_VOCAB}", "--enable-lora")
         rank = self.config.max_lora_rank
         yield self.config.slot("logits_processor.lora_a", 1, rank, module.width)
-        yield self.config.slot("logits_processor.lora_b", 1, self.vocab, rank)
+        yield self.config.slot("logits_processor.lora_b", 1, self.model.vocab_size, rank)
         if self.at.tp_size > 1:
             yield Tensor("logits_processor.sharded_to_full_mapping", 8 * round_up(module.rows, module.padding), "attr")
 
@@ -367,6 +389,8 @@ def _number(given: Any, key: str, otherwise: int) -> int:
     value = given.get(key)
     if value is None:
         return otherwise
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{key} = {shown(value)}: must be a whole number of at least 1")
     return value

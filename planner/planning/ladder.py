@@ -8,6 +8,7 @@ place where that is enough.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -114,6 +115,21 @@ class Plan:
             "binding": self.binding.to_dict() if self.binding else None,
             "start": self.start_snapshot.to_dict(),
             "estimate": self.estimate.to_dict(),
+            "splits": [split.summary() for split in self.splits],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as one of several: how it uses the cards, and what that reaches."""
+        held = self.goal.held(self.estimate) * self.engines if self.met else 0.0
+        args = self.inputs.args
+        return {
+            "engines": self.engines,
+            "tensor_parallel_size": args.get("tensor_parallel_size", 1),
+            "data_parallel_size": args.get("data_parallel_size", 1),
+            "met": self.met,
+            "quality_cost": self.cost,
+            "concurrency": round(held, 2) if math.isfinite(held) else None,
+            "serve": self.serve_command if self.met else None,
         }
 
 

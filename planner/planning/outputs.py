@@ -283,7 +283,13 @@ def _cards(launch: Launch) -> str:
 def _yaml(value: Any) -> str:
     import yaml
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+    class Plain(yaml.SafeDumper):
+        """Without anchors: what appears twice is written twice."""
+
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    return str(yaml.dump(value, Dumper=Plain, sort_keys=False, allow_unicode=True, width=120))
 
 
 FORMS: Mapping[str, Callable[[Launch], str]] = {

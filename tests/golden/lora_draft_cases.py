@@ -24,36 +24,132 @@ def _draft(model: str, spec: dict[str, Any], own: tuple[str, ...] = (), **args: 
     return row | {"own": list(own)} if own else row
 
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": {
-        "architectures": ["LlamaForCausalLMEagle3"],
-        "bos_token_id": 128000,
-        "eos_token_id": [128001, 128008, 128009],
+def _head(architecture: str, **sizes: Any) -> dict[str, Any]:
+    """The config of an EAGLE head as they are published: one Llama-like layer."""
+    return {
+        "architectures": [architecture],
         "hidden_act": "silu",
         "hidden_size": 4096,
-        "initializer_range": 0.02,
         "intermediate_size": 14336,
         "max_position_embeddings": 2048,
         "model_type": "llama",
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "num_hidden_layers": 1,
-        "pad_token_id": 0,
         "rms_norm_eps": 1e-05,
         "tie_word_embeddings": False,
         "torch_dtype": "float16",
-        "transformers_version": "4.28.1",
-        "use_cache": True,
         "vocab_size": 128256,
-        "draft_vocab_size": 32000,
+        **sizes,
+    }
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": _head("LlamaForCausalLMEagle3", draft_vocab_size=32000),
+    "yuhuili/EAGLE3-LLaMA3.3-Instruct-70B": _head(
+        "LlamaForCausalLMEagle3",
+        draft_vocab_size=32000,
+        hidden_size=6144,
+        intermediate_size=16384,
+        num_attention_heads=48,
+        target_hidden_size=8192,
+    ),
+    "yuhuili/EAGLE-LLaMA3-Instruct-8B": _head("LlamaForCausalLM", rope_theta=500000.0),
+    "AngelSlim/Qwen3-8B_eagle3": _head(
+        "LlamaForCausalLMEagle3",
+        draft_vocab_size=32000,
+        head_dim=128,
+        intermediate_size=12288,
+        max_position_embeddings=40960,
+        rope_theta=1000000,
+        vocab_size=151936,
+    ),
+    "an/Eagle3-Qwen3": _head(
+        "Eagle3Qwen3ForCausalLM",
+        model_type="qwen3",
+        attention_bias=True,
+        eagle_config={"norm_before_fc": True},
+        head_dim=128,
+        intermediate_size=12288,
+        max_position_embeddings=40960,
+        num_hidden_layers=2,
+        rope_theta=1000000,
+        vocab_size=151936,
+    ),
+    "XiaomiMiMo/MiMo-7B-RL": {
+        "architectures": ["MiMoForCausalLM"],
+        "attention_bias": True,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 32768,
+        "model_type": "mimo",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 8,
+        "num_nextn_predict_layers": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 640000,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 151680,
     },
 }
 
 EAGLE3 = "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B"
+_HEAD = ("lm_head",)
+_MTP: dict[str, Any] = {"method": "mtp", "num_speculative_tokens": 1}
+
+
+def _eagle3(model: str = EAGLE3, tokens: int = 3, **more: Any) -> dict[str, Any]:
+    return {"method": "eagle3", "model": model, "num_speculative_tokens": tokens, **more}
+
+
 DRAFTS: list[dict[str, Any]] = [
     _draft(LLAMA, {"model": "meta-llama/Llama-3.2-1B-Instruct", "num_speculative_tokens": 3}),
-    _draft(LLAMA, {"method": "eagle3", "model": EAGLE3, "num_speculative_tokens": 3}, ("lm_head",)),
-    _draft("deepseek-ai/DeepSeek-V3", {"method": "mtp", "num_speculative_tokens": 1}, tensor_parallel_size=8),
-    _draft("Qwen/Qwen3-Next-80B-A3B-Instruct", {"method": "mtp", "num_speculative_tokens": 2}, tensor_parallel_size=4),
-    _draft("zai-org/GLM-4.5-Air", {"method": "mtp", "num_speculative_tokens": 1}, tensor_parallel_size=4),
+    _draft(LLAMA, {"model": "meta-llama/Llama-3.2-1B-Instruct", "num_speculative_tokens": 5}, tensor_parallel_size=2),
+    _draft("Qwen/Qwen3-8B", {"model": "Qwen/Qwen3-0.6B", "num_speculative_tokens": 4}),
+    _draft("Qwen/Qwen3-32B-FP8", {"model": "Qwen/Qwen3-0.6B", "num_speculative_tokens": 4}, tensor_parallel_size=2),
+    _draft("Qwen/Qwen3-32B", {"model": "Qwen/Qwen3-0.6B-FP8", "num_speculative_tokens": 4}, tensor_parallel_size=2),
+    _draft(LLAMA, _eagle3(), _HEAD),
+    _draft(LLAMA, _eagle3(), _HEAD, max_model_len=131072),
+    _draft(LLAMA, _eagle3(), _HEAD, tensor_parallel_size=2),
+    _draft(LLAMA, _eagle3(), _HEAD, pipeline_parallel_size=2),
+    _draft("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", _eagle3(), _HEAD),
+    _draft(LLAMA, _eagle3(), ("embed_tokens", "lm_head")),
+    _draft(
+        "meta-llama/Llama-3.3-70B-Instruct",
+        _eagle3("yuhuili/EAGLE3-LLaMA3.3-Instruct-70B"),
+        ("embed_tokens", "lm_head"),
+        tensor_parallel_size=4,
+    ),
+    _draft(
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+        {"method": "eagle", "model": "yuhuili/EAGLE-LLaMA3-Instruct-8B", "num_speculative_tokens": 2},
+    ),
+    _draft("Qwen/Qwen3-8B", _eagle3("AngelSlim/Qwen3-8B_eagle3"), _HEAD),
+    _draft("Qwen/Qwen3-8B", _eagle3("an/Eagle3-Qwen3"), _HEAD, tensor_parallel_size=2),
+    _draft("deepseek-ai/DeepSeek-V3", _MTP, tensor_parallel_size=8),
+    _draft("deepseek-ai/DeepSeek-V3", _MTP, tensor_parallel_size=8, enable_expert_parallel=True),
+    _draft("deepseek-ai/DeepSeek-V3", _MTP, tensor_parallel_size=8, pipeline_parallel_size=2),
+    _draft("nvidia/DeepSeek-V3.1-NVFP4", _MTP, tensor_parallel_size=8),
+    _draft("deepseek-ai/DeepSeek-V3.2", _MTP, tensor_parallel_size=8),
+    _draft("Qwen/Qwen3-Next-80B-A3B-Instruct", {**_MTP, "num_speculative_tokens": 2}, tensor_parallel_size=4),
+    _draft("Qwen/Qwen3-Next-80B-A3B-Instruct", _MTP, tensor_parallel_size=2, pipeline_parallel_size=2),
+    _draft("Qwen/Qwen3.5-35B-A3B", _MTP),
+    _draft("Qwen/Qwen3.5-4B", _MTP),
+    _draft("Qwen/Qwen3.5-122B-A10B-FP8", _MTP, tensor_parallel_size=4),
+    _draft("zai-org/GLM-4.5-Air", _MTP, tensor_parallel_size=4),
+    _draft("zai-org/GLM-4.5", _MTP, tensor_parallel_size=8),
+    _draft("zai-org/GLM-4.7-Flash", _MTP, tensor_parallel_size=2),
+    _draft("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", _MTP, tensor_parallel_size=4),
+    _draft("XiaomiMiMo/MiMo-7B-RL", _MTP),
+    _draft(LLAMA, _MTP),
+    _draft("moonshotai/Kimi-K2-Instruct-0905", _MTP, tensor_parallel_size=8),
+    _draft(LLAMA, {"model": "Qwen/Qwen3-0.6B", "num_speculative_tokens": 3}),
+    _draft(LLAMA, _eagle3(draft_tensor_parallel_size=2), tensor_parallel_size=4),
+    _draft(LLAMA, {"model": "meta-llama/Llama-3.2-1B-Instruct"}),
+    _draft(LLAMA, {"method": "medusa", "model": EAGLE3, "num_speculative_tokens": 3}),
+    _draft(LLAMA, _eagle3(tensor_parallel_size=1)),
 ]
