@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class IndexEntry:
     """How the published count and the one on torch's meta device compare, in words."""
     params_published: int | None = None
     params_meta: int | None = None
+    explained: Mapping[str, int] = field(default_factory=dict)
+    """What the published count holds beside vLLM's parameters, by cause (tools/explain_parameters.py)."""
 
 
 @lru_cache(maxsize=1)

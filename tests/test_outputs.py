@@ -78,7 +78,7 @@ def test_the_config_file_has_flags_as_keys():
         "model": LLAMA_8B,
         "max-model-len": 8192,
         "hf-overrides": NASTY["hf_overrides"],
-        "enable-prefix-caching": False,
+        "no-enable-prefix-caching": True,
     }
 
 
@@ -171,11 +171,11 @@ def test_vllms_own_config_validation_takes_a_plan():
     for model, goal in (
         (LLAMA_8B, Goal(gpus=2)),
         ("Qwen/Qwen3-32B", Goal(gpus=4)),
-        ("google/gemma-3-27b-it", Goal(gpus=4)),
+        ("google/gemma-2-27b-it", Goal(gpus=2)),
     ):
         plan = fit(prepare({"model": model, "gpu": "H100", "max_model_len": 8192}), goal)
         assert plan.met
-        folder = str(hf_configs.folder(model))
+        folder = str(hf_configs.path(model).parent)
         words = ["serve", folder, *plan.inputs.args.to_flags(), "--skip-tokenizer-init", "--load-format", "dummy"]
         lines += [json.dumps(words), json.dumps(list(plan.inputs.args))]
     assert len(in_vllm(lines, BUILD="1", HF_HUB_OFFLINE="1")) == 3

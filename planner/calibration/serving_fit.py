@@ -55,6 +55,8 @@ PRIORS: Mapping[str, tuple[float, float]] = {
 """Where a constant starts, and how far the logarithm may move from there (one standard deviation)."""
 _DEVIATION = (1.0, 0.25)
 """The prior of a generation's or a kernel's deviation."""
+_HOST_DEVIATION = (1.0, 0.6)
+"""That of launches by the host, which differs with the machine that a generation comes in."""
 _STRENGTH = 4.0
 """How many (weighted) measurements a prior counts for."""
 
@@ -85,7 +87,8 @@ def batch_of(cases: Sequence[Case]) -> Batch:
 
 
 def prior(name: str) -> tuple[float, float]:
-    return PRIORS.get(name, _DEVIATION)
+    """(where a constant starts, one standard deviation of its logarithm)."""
+    return PRIORS.get(name, _HOST_DEVIATION if name.startswith("launch_us@") else _DEVIATION)
 
 
 def start(names: Iterable[str]) -> dict[str, float]:

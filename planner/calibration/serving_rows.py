@@ -2,8 +2,9 @@
 
 What the rows do not say, and how it is read here:
 
-- serving.jsonl: lengths were drawn from 80 to 100 % of those named (the client's range ratio), so the mean is 0.9 of
-  them. Rows that name several data-parallel replicas carry the very figures of rows with one: they are one replica
+- serving.jsonl: the benchmark is InferenceX (formerly InferenceMAX), whose scripts are public
+  (github.com/SemiAnalysisAI/InferenceX, benchmarks/): lengths are drawn from 80 to 100 % of those named, so the mean is
+  0.9 of them; ten requests a client; engine flags as in SERVED. Rows that name several data-parallel replicas carry the very figures of rows with one: they are one replica
   with expert parallelism over its tensor-parallel ranks. Rows that repeat another's figures are left out.
 - serving-more.jsonl: requests sent all at once run as many together as fit, in waves; while those of differing lengths
   (ShareGPT) end, the batch empties, which costs about one wave more.
@@ -67,6 +68,26 @@ STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
     ("Qwen/Qwen2.5-1.5B-Instruct", "gptq-int4"): ("Qwen/Qwen2.5-1.5B-Instruct-GPTQ-Int4", None),
 }
 """(a row's model, its precision): the catalogue's model of the same shape, and the format it is taken to be in."""
+
+SERVED: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
+    ("meta-llama/Llama-3.1-70B", "", ""): {"max_num_batched_tokens": 8192, "async_scheduling": True},
+    ("openai/gpt-oss-120b", "b200_sxm", ""): {
+        "max_num_batched_tokens": 8192,
+        "max_cudagraph_capture_size": 2048,
+        "kv_cache_dtype": "fp8",
+    },
+    ("openai/gpt-oss-120b", "", ""): {"max_num_batched_tokens": 8192, "max_cudagraph_capture_size": 2048},
+    ("MiniMaxAI/MiniMax-M2.5", "b200_sxm", "fp8"): {"gpu_memory_utilization": 0.95, "kv_cache_dtype": "fp8"},
+    ("MiniMaxAI/MiniMax-M2.5", "h200_sxm", ""): {"gpu_memory_utilization": 0.95},
+    ("MiniMaxAI/MiniMax-M2.5", "", ""): {"gpu_memory_utilization": 0.9},
+    ("moonshotai/Kimi-K2.5", "", "int4"): {"gpu_memory_utilization": 0.97},
+    ("moonshotai/Kimi-K2.5", "", ""): {"gpu_memory_utilization": 0.9},
+}
+"""Engine flags of serving.jsonl by model, card and precision ("" for any; the first that matches), from those scripts.
+
+Their history is longer than what was read. Where it had both, the KV cache's dtype is the one that explains when
+requests begin to queue: 101 of 128 run at 8k/1k on two B200 (MiniMax, fp8), 29 of 32 on two H100 (Llama, 16 bits).
+"""
 
 _SUFFIXES = {"awq": "-AWQ", "gptq-int4": "-GPTQ-Int4", "gptq-int8": "-GPTQ-Int8"}
 """How Qwen names its own quantized checkpoints."""
@@ -161,9 +182,12 @@ def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _figures(row: Mapping[str, Any]) -> object:
-    figures = [row.get(key) for key in ("ttft_ms", "tpot_ms", "output_tokens_per_s", "ttft_ms_mean", "tpot_ms_mean")]
-    rounded = tuple(None if figure is None else float(f"{figure:.5g}") for figure in figures)
-    return (row["model"], row["gpu"], row.get("concurrency"), row.get("input_len"), row.get("output_len"), rounded)
+    """What tells a measurement from others: two runs never have the same four digits of a mean TTFT."""
+    if "ttft_ms" in row:
+        figures: tuple[object, ...] = (f"{row['ttft_ms']:.4g}",)
+    else:
+        figures = tuple(row.get(key) for key in ("output_tokens_per_s", "ttft_ms_mean", "tpot_ms_mean", "id"))
+    return (row["model"], row["gpu"], row.get("concurrency"), row.get("input_len"), row.get("output_len"), figures)
 
 
 def _case(file: str, row: Mapping[str, Any]) -> Case | str:
@@ -237,12 +261,21 @@ def _request(file: str, row: Mapping[str, Any]) -> dict[str, Any] | str:
     }
     if file == FILES[0]:
         request["enable_expert_parallel"] = True if row["moe_ep_size"] > 1 else None
+        request |= _served(row)
     longest = int(row.get("input_len") or 64) + int(row["output_len"])
     # Long-context rows exceed what the config allows; models far longer than the load would not start on small cards.
     request["max_model_len"] = max(longest + 8, min(request.get("max_model_len", 16384), 16384))
     if longest + 8 > 32768:
         request["hf_overrides"] = {"max_position_embeddings": longest + 8}
     return {key: value for key, value in request.items() if value is not None}
+
+
+def _served(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    mine = (row["model"], row["gpu"], row.get("weights_precision") or "")
+    return next(
+        (flags for key, flags in SERVED.items() if all(want in ("", have) for want, have in zip(key, mine, strict=True))),
+        {},
+    )
 
 
 def _model(name: str, precision: str) -> tuple[str, str | None] | str:

@@ -124,10 +124,16 @@ def serve(launch: Launch) -> str:
 
 
 def config_file(launch: Launch) -> str:
-    """For `vllm serve --config FILE`: what its load_config_file turns into the same flags."""
+    """For `vllm serve --config FILE`: what its load_config_file turns into the same flags.
+
+    It passes over `enable-x: false` (0.32 looks for --no-enable-x in the parser of `vllm`, not of `vllm serve`), so
+    `no-enable-x: true` is written.
+    """
     values: dict[str, Any] = {"model": launch.model}
     for name, value in launch.args.items():
-        if value is not None:
+        if value is False:
+            values |= {word.removeprefix("--"): True for word in EngineArgs({name: value}).to_flags()}
+        elif value is not None:
             values[flag_of(name).removeprefix("--")] = _config_value(value, listed=takes_several(name))
     return _comments(launch, "vllm serve --config THIS_FILE") + _yaml(values)
 
