@@ -24,6 +24,10 @@ _QUANTIZATIONS = ("", "fp8", "bitsandbytes")
 _LEFT_TO_VLLM = "Empty: what vLLM takes by itself, shown in grey."
 
 
+_PLAIN = {"displayModeBar": False}
+"""Charts without plotly's tool bar, which would lie over the labels."""
+
+
 def page() -> None:
     """One run of the script."""
     st.set_page_config(page_title="vllm-fit", layout="wide")
@@ -160,7 +164,7 @@ def _answer(solved: Solved) -> None:
     _why_not(solved)
     memory = memory_of(now)
     if memory is not None:
-        st.plotly_chart(charts.memory_bar(memory), key="memory")
+        st.plotly_chart(charts.memory_bar(memory), key="memory", config=_PLAIN)
         if memory.missing_bytes:
             st.caption(f"{gib(memory.missing_bytes)} GiB of each GPU are missing before there is any KV cache.")
     if not solved.goal_met_now:
@@ -209,7 +213,7 @@ def _details(solved: Solved) -> None:
     facts, now = kv_facts(solved.now), solved.now
     if any(point.tokens for point in solved.points):
         st.subheader("Concurrency against context", anchor=False)
-        st.plotly_chart(charts.concurrency_curve(solved.points), key="curve")
+        st.plotly_chart(charts.concurrency_curve(solved.points), key="curve", config=_PLAIN)
     with st.expander("Numbers, and how sure each is"):
         memory = memory_of(now)
         if memory is not None:
