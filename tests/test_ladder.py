@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_configs
 from planner import cli
 from planner.engine.args import parse_flags
 from planner.errors import InputError
+from planner.hardware.catalogue import find_gpu
+from planner.planning.alternatives import alternatives
 from planner.planning.ladder import Goal, Plan, fit
+from planner.planning.recommend import read_prices, recommend
+from planner.planning.replicas import fit_with_replicas
+from planner.planning.suggestions import suggestions
 from planner.request import prepare
+from planner.units import GIB
+from tools.ladder_matrix import CARDS, COUNTS, check, problems
 
 LLAMA_70B = "meta-llama/Llama-3.1-70B-Instruct"
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
+AWQ_8B = "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4"
 
 
 def plan_for(model: str, gpu: str, gpus: int = 1, concurrency: float = 1, **args: object) -> Plan:
@@ -100,31 +111,198 @@ def test_a_plan_file_holds_the_request_it_came_from(tmp_path: Path):
     assert again.to_dict() == saved["estimate"]
 
 
-GOALS = st.tuples(
-    st.sampled_from([LLAMA_8B, LLAMA_70B, "Qwen/Qwen3-32B", "Qwen/Qwen2.5-7B-Instruct-AWQ", "microsoft/phi-4"]),
-    st.sampled_from(["T4", "L4", "4090", "A100-40", "L40S", "H100", "B200"]),
-    st.sampled_from([1, 2, 4, 8]),
-    st.sampled_from([1, 3, 20]),
-    st.sampled_from([2048, 8192, 16384]),
+def test_rungs_can_be_forbidden_and_reordered():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "4090", "max_model_len": 131072})
+    assert taken(fit(inputs, Goal(), forbid=("kv-cache-dtype",)))[0] != "kv-cache-dtype fp8"
+    assert taken(fit(inputs, Goal(), order=("quantization",)))[0] == "quantization"
+    with pytest.raises(InputError, match="unknown rung frob"):
+        fit(inputs, Goal(), forbid=("frob",))
+
+
+def test_requests_shorter_than_the_context_need_less():
+    """120 requests of 4,000 tokens at 6,144 of context: the blocks of 4,000 tokens are what counts."""
+    inputs = prepare({"model": AWQ_8B, "gpu": "L40S", "max_model_len": 6144, "tensor_parallel_size": 1})
+    whole, short = Goal(concurrency=60), Goal(concurrency=60, input_len=3000, output_len=1000)
+    assert fit(inputs, whole).steps
+    assert fit(inputs, short).steps == ()
+    assert not fit(inputs, Goal(concurrency=1, input_len=6000, output_len=1000)).met
+    with pytest.raises(InputError, match="input_len"):
+        fit(inputs, Goal(input_len=10**6))
+
+
+def test_a_margin_is_left_over():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "L4", "max_model_len": 16384})
+    tight = fit(inputs, Goal())
+    careful = fit(inputs, Goal(margin_bytes=2 * GIB))
+    assert tight.steps == ()
+    assert careful.met
+    assert careful.steps
+
+
+def test_the_largest_context_that_fits_is_taken():
+    plan = fit(prepare({"model": LLAMA_8B, "gpu": "L4"}), Goal(), forbid=("kv-cache-dtype", "quantization", "batches"))
+    assert taken(plan) == ["smaller context"]
+    length = plan.inputs.args["max_model_len"]
+    one_more = plan.inputs.args.with_(max_model_len=length + 1)
+    assert not plan.inputs.estimate(one_more).fits
+
+
+def test_a_gentler_change_takes_the_place_of_a_dearer_one():
+    """4 bits are the best that quantization can do at full context; with a shorter one, 8 bits are enough."""
+    plan = plan_for("microsoft/phi-4", "L4", gpus=4, concurrency=32)
+    outcomes = [(step.rung, step.outcome) for step in plan.steps]
+    assert ("quantization", "taken") in outcomes
+    assert ("quantization", "softened") in outcomes
+    assert "--quantization fp8" in plan.serve_command
+
+
+def test_what_a_later_rung_makes_needless_is_taken_back():
+    plan = plan_for(LLAMA_70B, "H100", gpus=2)
+    assert ("kv-cache-dtype fp8", "taken back") in [(step.rung, step.outcome) for step in plan.steps]
+    assert "kv_cache_dtype" not in plan.inputs.args
+
+
+def test_many_requests_need_as_many_sequences():
+    plan = plan_for("Qwen/Qwen2.5-0.5B-Instruct", "L40S", concurrency=400, max_model_len=1024)
+    assert plan.met
+    assert plan.inputs.args["max_num_seqs"] == 400
+
+
+def test_several_nodes_are_joined_by_ray():
+    plan = plan_for("meta-llama/Llama-3.1-405B-Instruct", "H100", gpus=16, max_model_len=16384)
+    assert plan.met
+    assert plan.base.args["tensor_parallel_size"] == 8
+    plan = fit(plan.base, plan.goal, forbid=("kv-cache-dtype", "quantization"))
+    assert plan.inputs.args["pipeline_parallel_size"] == 2
+    assert plan.inputs.args["distributed_executor_backend"] == "ray"
+
+
+def test_two_engines_serve_many_sessions_better_than_two_ranks():
+    goal = Goal(gpus=2, concurrency=120, input_len=3000, output_len=1000)
+    plan = fit_with_replicas(prepare({"model": AWQ_8B, "gpu": "L40S", "max_model_len": 6144}), goal)
+    assert plan.met
+    assert plan.engines == 2
+    assert "tensor_parallel_size" not in plan.inputs.args
+    assert {(split.engines, split.met) for split in plan.splits} == {(1, True), (2, True)}
+
+
+def test_one_request_is_faster_on_all_cards():
+    plan = fit_with_replicas(prepare({"model": AWQ_8B, "gpu": "L40S", "max_model_len": 6144}), Goal(gpus=2))
+    assert (plan.engines, plan.inputs.args["tensor_parallel_size"]) == (1, 2)
+
+
+def test_awq_on_v100_is_refused_and_gptq_offered():
+    plan = plan_for("Qwen/Qwen2.5-7B-Instruct-AWQ", "V100-32GB-PCIe", max_model_len=8192)
+    assert plan.start.status == "refused"
+    assert plan.met
+    assert "GPTQ" in plan.changes[0].summary
+    kept = fit(plan.base, Goal(), keep=frozenset({"quantization"}))
+    assert not kept.met
+    assert kept.binding is not None
+    assert kept.binding.code == "quantization_needs_capability"
+
+
+def test_suggestions_keep_the_goal():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "H100", "max_model_len": 8192, "enforce_eager": True})
+    found = suggestions(inputs, Goal(), inputs.estimate())
+    assert {"--gpu-memory-utilization 0.95", "without --enforce-eager"} <= {one.flag for one in found}
+    assert next(one for one in found if "0.95" in one.flag).concurrency_after > found[0].concurrency_before
+
+
+def test_no_alternative_is_beaten_by_another():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "L40S", "max_model_len": 8192})
+    found = alternatives(inputs, Goal(gpus=4))
+    assert len(found) > 2
+    for one in found:
+        assert one.estimate.fits
+        beaten = [o for o in found if o.gpus <= one.gpus and o.cost <= one.cost and o.concurrency > one.concurrency]
+        assert not beaten
+
+
+def test_recommendations_reach_the_goal_cheapest_first(tmp_path: Path):
+    prices = tmp_path / "prices.csv"
+    prices.write_text("gpu,price\nH100,3\nL40S,1\n")
+    cards = [find_gpu(name) for name in ("H100", "L40S", "L4")]
+    inputs = prepare({"model": "Qwen/Qwen3-32B", "gpu": "H100", "max_model_len": 16384})
+    found = recommend(inputs, Goal(concurrency=16), cards, read_prices(prices))
+    assert {one.gpu.name for one in found} == {card.name for card in cards}
+    known = [one.price_per_hour for one in found if one.price_per_hour is not None]
+    assert known == sorted(known)
+    assert all(one.plan.met for one in found)
+    prices.write_text("H100,free\n")
+    with pytest.raises(InputError, match="price"):
+        read_prices(prices)
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    plan = str(tmp_path / "plan.json")
+    base = [LLAMA_8B, "--gpu", "L40S", "--max-model-len", "8192"]
+    assert run("fit", *base, "--gpus", "2", "--concurrency", "64", "--alternatives", "-o", plan) == 0
+    assert "Alternatives" in capsys.readouterr().out
+    assert run("commands", plan, "--format", "kubernetes") == 0
+    assert "replicas: 2" in capsys.readouterr().out
+    assert run("recommend", LLAMA_8B, "--gpu", "L4,H100", "--max-model-len", "8192", "--format", "json") == 0
+    assert {one["gpus"] for one in json.loads(capsys.readouterr().out)} == {1}
+    assert run("sweep", LLAMA_8B, "--gpu", "L4,H100", "--max-model-len", "1024:4096:1024") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 9
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", LLAMA_8B, "--gpu", "H100", "--keep", "frob"],
+        ["fit", LLAMA_8B, "--gpu", "H100", "--forbid", "frob"],
+        ["fit", LLAMA_8B, "--gpu", "H100", "--gpus", "4", "--engines", "3"],
+        ["fit", LLAMA_8B, "--gpu", "H100", "--margin-gib", "-1"],
+        ["sweep", LLAMA_8B, "--gpu", "H100", "--max-model-len", "0"],
+        ["sweep", LLAMA_8B, "--gpu", "H100", "-o", "x.txt"],
+        ["recommend", LLAMA_8B, "--prices", "nowhere.json"],
+        ["commands", "nowhere.json"],
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    return int(ended.value.code or 0)
+
+
+GOALS = st.builds(
+    Goal,
+    gpus=st.sampled_from([1, 2, 3, 4, 6, 8, 16]),
+    concurrency=st.sampled_from([1, 3, 20, 300]),
+    input_len=st.sampled_from([None, 500, 4000]),
+    output_len=st.sampled_from([None, 100]),
+    margin_bytes=st.sampled_from([0, GIB]),
+)
+ARGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_model_len": st.sampled_from([8192, 16384]),
+        "tensor_parallel_size": st.sampled_from([1, 2]),
+        "vllm_version": st.sampled_from(["0.9.2", "0.15.1", "0.24.0", "0.31.0"]),
+    },
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(GOALS)
-def test_every_plan_is_legal_enough_and_minimal(goal: tuple[str, str, int, int, int]):
-    model, gpu, gpus, concurrency, length = goal
-    plan = plan_for(model, gpu, gpus=gpus, concurrency=concurrency, max_model_len=length)
-    if not plan.met:
-        assert plan.binding is not None
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(hf_configs.names()), st.sampled_from(CARDS), GOALS, ARGS)
+def test_every_plan_is_legal_sufficient_and_minimal(model: str, gpu: str, goal: Goal, args: dict[str, Any]):
+    try:
+        plan = fit(prepare({"model": model, "gpu": gpu, **args}), goal)
+    except InputError as error:
+        assert "input_len" in str(error)  # noqa: PT017
         return
-    assert plan.estimate.fits
-    assert plan.estimate.engine is not None
-    assert plan.estimate.engine.gpus_per_replica <= gpus
-    assert plan.estimate.kv_cache is not None
-    assert plan.estimate.kv_cache.max_concurrency >= concurrency
-    for index in range(len(plan.changes)):
-        inputs = plan.base
-        for i, change in enumerate(plan.changes):
-            if i != index:
-                inputs = change.apply(inputs)
-        assert not plan.goal.met(inputs.estimate()), f"{plan.changes[index].summary} is not needed"
+    assert list(problems(plan)) == []
+
+
+@pytest.mark.slow
+def test_the_catalogue_on_every_card():
+    """Every 29th cell; tools/ladder_matrix.py runs all of them."""
+    for model, gpu, gpus in list(product(hf_configs.names(), CARDS, COUNTS))[::29]:
+        assert check({"model": model, "gpu": gpu}, Goal(gpus=gpus))[1] == [], (model, gpu, gpus)

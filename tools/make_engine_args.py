@@ -46,7 +46,9 @@ def describe(action: argparse.Action, hint: object) -> dict[str, object]:
     entry: dict[str, object] = {"flags": list(action.option_strings), "kind": "human_int" if human else kind}
     if action.nargs not in (None, 0):
         entry["nargs"] = action.nargs
-    if action.choices:
+    if action.choices and all(isinstance(choice, int) for choice in action.choices):
+        entry["kind"] = "int"  # which of them are taken is for planner/engine/rules.py, by version
+    elif action.choices:
         entry["choices"] = [str(choice) for choice in action.choices]
     if isinstance(action.default, str | int | float | bool) and action.default is not argparse.SUPPRESS:
         entry["default"] = action.default

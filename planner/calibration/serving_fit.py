@@ -44,6 +44,7 @@ PRIORS: Mapping[str, tuple[float, float]] = {
     "link_latency_us.node": (60.0, 0.7),
     "layer_us": (40.0, 0.7),
     "launch_us": (300.0, 1.0),
+    "piecewise_us": (150.0, 1.0),
     "step_us.v0": (2500.0, 0.7),
     "step_us.v1": (1000.0, 0.7),
     "step_us.async": (500.0, 0.7),
@@ -53,7 +54,7 @@ PRIORS: Mapping[str, tuple[float, float]] = {
     "crowd": (0.05, 0.7),
 }
 """Where a constant starts, and how far the logarithm may move from there (one standard deviation)."""
-_DEVIATION = (1.0, 0.25)
+_DEVIATION = (1.0, 0.12)
 """The prior of a generation's or a kernel's deviation."""
 _HOST_DEVIATION = (1.0, 0.6)
 """That of launches by the host, which differs with the machine that a generation comes in."""

@@ -229,7 +229,7 @@ def _batch_sizes(
 
 
 def on_v0_engine(gpu: Gpu, version: VllmVersion) -> bool:
-    """V0 until 0.8, and until 0.10 on cards below 8.0 (engine/arg_utils.py _is_v1_supported_oracle, 0.8.5 and 0.9.2)."""
+    """V0 until 0.8, until 0.10 on cards below 8.0 (engine/arg_utils.py _is_v1_supported_oracle, 0.8.5, 0.9.2)."""
     old_card = gpu.capability is not None and gpu.capability < 80
     return version < (0, 8) or (version < (0, 10) and old_card)
 

@@ -7,7 +7,7 @@ planner/memory/quantization) and raise the same Refusal.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -128,13 +128,114 @@ def _expert_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quant
         )
 
 
+_METHODS_SINCE: Mapping[str, tuple[int, int]] = {
+    "modelopt_fp4": (0, 9),
+    "mxfp4": (0, 10),
+    "inc": (0, 10),
+    "fp_quant": (0, 11),
+    "modelopt_mxfp8": (0, 16),
+    "modelopt_mixed": (0, 17),
+    "mxfp8": (0, 19),
+    "online": (0, 20),
+    "fp8_per_tensor": (0, 20),
+    "fp8_per_block": (0, 20),
+    "int8_per_channel_weight_only": (0, 20),
+    "humming": (0, 20),
+    "auto_gptq": (0, 22),
+    "auto_awq": (0, 24),
+    "fp8_per_channel": (0, 24),
+    "nvfp4_per_token": (0, 26),
+}
+"""The first minor version whose QuantizationMethods (layers/quantization/__init__.py of the wheels) has the name."""
+
+
+def _quantization_not_yet(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    if quantization is None or quantization.assumed:
+        return
+    named = engine.quantization or quantization.parameters.get("quant_method")
+    since = _METHODS_SINCE.get(str(named))
+    if since is not None and engine.vllm_version < since:
+        raise Refusal("unknown_quantization", f"Unknown quantization method: {named}.", "--quantization")
+
+
+def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/parallel.py _validate_parallel_config (0.10.2 to 0.33)."""
+    tp, dcp = engine.tensor_parallel_size, engine.decode_context_parallel_size
+    if tp % dcp:
+        raise Refusal(
+            "dcp_not_divisible", f"tp_size={tp} must be divisible by dcp_size={dcp}.", "--decode-context-parallel-size"
+        )
+
+
+def _expert_balancing(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/parallel.py _validate_parallel_config (0.33)."""
+    if not engine.args.get("enable_eplb"):
+        return
+    if not engine.enable_expert_parallel:
+        raise Refusal("eplb_needs_ep", "enable_expert_parallel must be True to use EPLB.", "--enable-eplb")
+    if engine.tensor_parallel_size == engine.data_parallel_size == 1:
+        raise Refusal(
+            "eplb_needs_ranks",
+            "EPLB requires tensor, prefill-context, or data parallelism, but got "
+            f"TP={engine.tensor_parallel_size}, PCP=1, DP={engine.data_parallel_size}.",
+            "--enable-eplb",
+        )
+
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""config/lora.py MaxLoRARanks (0.8.5 to 0.33), to which 0.11 added 1."""
+
+
+def _lora(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/lora.py LoRAConfig (0.33)."""
+    if not engine.args.get("enable_lora"):
+        return
+    new = engine.vllm_version >= (0, 11)
+    rank, loras = engine.args.get("max_lora_rank", 16), engine.args.get("max_loras", 1)
+    if rank not in _LORA_RANKS and not (new and rank == 1):
+        message = (
+            f"max_lora_rank: Input should be 1, {', '.join(map(str, _LORA_RANKS[:-1]))} or {_LORA_RANKS[-1]}"
+            if new
+            else f"max_lora_rank ({rank}) must be one of {_LORA_RANKS}."
+        )
+        raise Refusal("lora_rank", message, "--max-lora-rank")
+    on_host = engine.args.get("max_cpu_loras")
+    if on_host is not None and on_host < loras:
+        raise Refusal("max_cpu_loras", f"max_cpu_loras ({on_host}) must be >= max_loras ({loras}).", "--max-cpu-loras")
+
+
+def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/speculative.py _verify_args (0.33)."""
+    config = engine.args.get("speculative_config")
+    if not isinstance(config, Mapping):
+        return
+    flag, count, method = "--speculative-config", config.get("num_speculative_tokens"), config.get("method")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count <= 0):
+        raise Refusal("speculative_tokens", f"Expected num_speculative_tokens to be greater than zero ({count}).", flag)
+    if count is None and method == "ngram":
+        raise Refusal(
+            "speculative_tokens",
+            "num_speculative_tokens must be provided with speculative model unless the draft model config contains an "
+            "n_predict parameter.",
+            flag,
+        )
+    low, high = config.get("prompt_lookup_min"), config.get("prompt_lookup_max")
+    if isinstance(low, int) and isinstance(high, int) and low > high:
+        raise Refusal("prompt_lookup", f"prompt_lookup_min={low} must be <= prompt_lookup_max={high}", flag)
+
+
 RULES: tuple[Rule, ...] = (
     _capability,
     _architecture,
     _heads,
     _expert_parallel,
     _layers,
+    _context_parallel,
+    _expert_balancing,
+    _lora,
+    _speculation,
     _quantization_version,
+    _quantization_not_yet,
     _quantization_capability,
     _quantization_dtype,
 )

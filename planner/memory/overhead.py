@@ -155,14 +155,15 @@ def _non_torch_entry(engine: Engine) -> Mapping[str, Any]:
 def link_of(engine: Engine) -> str:
     """Which buffers between ranks the profile run opens.
 
-    Until 0.8 the first snapshot came before NCCL was initialized, so that all of it counts; "nvlink8" is eight ranks
-    of such. Since 0.17 FlashInfer fuses the all-reduce on Hopper and Blackwell (config/vllm.py
+    Until 0.8 the first snapshot came before NCCL was initialized, so that all of it counts, which is much between
+    Hoppers ("all8": eight of them). Since 0.17 FlashInfer fuses the all-reduce on Hopper and Blackwell (config/vllm.py
     enable_allreduce_rms_fusion), whose workspace counts.
     """
     tp = engine.tensor_parallel_size
     if tp == 1:
         return "none" if engine.pipeline_parallel_size == 1 else "stages"
-    if engine.vllm_version < (0, 9):
+    nvlink = engine.capability is not None and engine.capability >= 90
+    if engine.vllm_version < (0, 9) and nvlink:
         return "all8" if tp >= 8 else "all"
     fused = engine.capability in (90, 100) and engine.data_parallel_size == engine.pipeline_parallel_size == 1
     if fused and engine.vllm_version >= (0, 17):

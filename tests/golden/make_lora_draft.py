@@ -9,8 +9,8 @@ the device is faked by planner/engine/ask_vllm, the model is built, and then
 * draft: the speculator's own loading function runs (v1/worker/gpu/spec_decode), with building in place of reading a
   checkpoint; `own` says which of embed_tokens and lm_head the draft's checkpoint holds.
 
-A row: {"model", "args", "vllm", "stages": [[bytes that came on top of the model, in allocator blocks], …]}, for LoRA
-with "modules", the bytes of a few of them; or "error", vLLM's sentence.
+A row: {"model", "args", "vllm", "stages": [[bytes on top of the same launch without it, in allocator blocks], …]} for
+rank 0 of each pipeline stage of H100s, or "error", vLLM's sentence.
 """
 
 from __future__ import annotations
@@ -139,53 +139,60 @@ def lora(case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def draft(case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
+    """What comes on top of the same launch without speculation: the draft, and what the target has more."""
+    with tempfile.TemporaryDirectory() as folder:
+        args = dict(row["args"])
+        spec = dict(args.pop("speculative_config"))
+        if "model" in spec:
+            spec["model"] = str(write(case, Path(folder), spec["model"]))
+        with_draft = Stages(case, Path(folder), row["model"], {**args, "speculative_config": spec})
+        plain = [
+            totals(weights, storages(weights, model, set()))
+            for _, model in Stages(case, Path(folder), row["model"], args)
+        ]
+        stages, tensors = [], []
+        for stage, (config, target) in enumerate(with_draft):
+            known: set[int] = set()
+            held = totals(weights, storages(weights, target, known))
+            found: list[tuple[str, int]] = []
+            if stage == len(plain) - 1:
+                built = draft_model(case, config, target, row.get("own", ()))
+                found = storages(weights, built, known)
+            own = totals(weights, found)
+            stages.append([held[i] + own[i] - plain[stage][i] for i in range(2)])
+            tensors.append(grouped(found))
+    return {"stages": stages, "tensors": tensors, "class": type(built).__name__}
+
+
+def draft_model(case: Any, config: Any, target: Any, own: list[str]) -> Any:
+    """The speculator's own loading function, with building in place of reading a checkpoint."""
     import torch
+    import vllm.v1.worker.gpu.spec_decode.eagle.utils as eagle
+    import vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator as standalone
     from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
     from vllm.utils.torch_utils import set_default_torch_dtype
 
-    with tempfile.TemporaryDirectory() as folder:
-        args = dict(row["args"])
-        spec = dict(args["speculative_config"])
-        if "model" in spec:
-            spec["model"] = str(write(case, Path(folder), spec["model"]))
-        args["speculative_config"] = spec
-        stages = []
-        for config, target in Stages(case, Path(folder), row["model"], args):
-            if len(stages) < config.parallel_config.pipeline_parallel_size - 1:
-                stages.append([0, 0])
-                continue
-            known: set[int] = set()
-            storages(weights, target, known)
+    def get_model(*, vllm_config: Any, model_config: Any = None, prefix: str = "", **_: Any) -> Any:
+        model_config = model_config or vllm_config.model_config
+        meta = torch.device("meta")
+        with set_default_torch_dtype(model_config.dtype), meta:
+            built = initialize_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
+            with torch.no_grad():
+                case._quantize_online(built)
+                process_weights_after_loading(built, model_config, meta)
+        for name in own:
+            setattr(built, f"has_own_{name}", True)
+        return built
 
-            def get_model(*, vllm_config: Any, model_config: Any = None, prefix: str = "", **_: Any) -> Any:
-                model_config = model_config or vllm_config.model_config
-                meta = torch.device("meta")
-                with set_default_torch_dtype(model_config.dtype), meta:
-                    built = initialize_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
-                    with torch.no_grad():
-                        case._quantize_online(built)
-                        process_weights_after_loading(built, model_config, meta)
-                for name in row.get("own", ()):
-                    setattr(built, f"has_own_{name}", True)
-                return built
-
-            import vllm.v1.worker.gpu.spec_decode.eagle.utils as eagle
-            import vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator as standalone
-
-            eagle.get_model = standalone.get_model = get_model
-            # What a checkpoint declares as its own differs from the target's.
-            torch.equal = lambda a, b: False
-            if config.speculative_config.method == "draft_model":
-                speculator = object.__new__(standalone.StandaloneARSpeculator)
-                speculator.vllm_config, speculator.speculative_config = config, config.speculative_config
-                speculator.draft_model_config = config.speculative_config.draft_model_config
-                built = speculator.load_draft_model(target, set())
-            else:
-                built = eagle.load_eagle_model(target, config)
-            found = storages(weights, built, known)
-            stages.append(totals(weights, found))
-            tensors = grouped(found)
-    return {"stages": stages, "tensors": [tensors], "k": config.speculative_config.num_speculative_tokens, "class": type(built).__name__}
+    eagle.get_model = standalone.get_model = get_model
+    torch.equal = lambda a, b: False  # what a checkpoint declares as its own differs from the target's
+    speculative = config.speculative_config
+    if speculative.method != "draft_model":
+        return eagle.load_eagle_model(target, config)
+    speculator = object.__new__(standalone.StandaloneARSpeculator)
+    speculator.vllm_config, speculator.speculative_config = config, speculative
+    speculator.draft_model_config = speculative.draft_model_config
+    return speculator.load_draft_model(target, set())
 
 
 def answer(ask: Any, case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +226,6 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "planner" / "engine" / "ask_vllm"))
     import batch
 
-    # Kernel choices that ask a compiled library: see ask_vllm.
     case = batch._load({"gpu": GPU, "vllm_source": options.source, "architectures": []})
     weights = sys.modules[f"{case.__package__}.weights"]
     for kind, rows, ask in (("lora", LORAS, lora), ("draft", DRAFTS, draft)):
@@ -232,7 +238,8 @@ def main() -> None:
                     continue
                 result = answer(ask, case, weights, row)
                 if "error" in result:
-                    result = {"error": result["error"].get("message"), **({"e": result["error"]} if options.dump else {})}
+                    message = re.sub(r"/tmp/[^\s)]*/", "", str(result["error"].get("message"))).replace("--", "/")
+                    result = {"error": message[:500], **({"e": result["error"]} if options.dump else {})}
                 tensors = result.pop("tensors", None)
                 line = json.dumps({**row, "vllm": "0.33.0", **result})
                 shown = json.dumps({**row, **result, "tensors": tensors}) if options.dump else line

@@ -84,6 +84,8 @@ class Rates:
     """Small kernels and gaps between kernels, seconds a layer."""
     launch: Numbers
     """What launching by the host adds to a layer outside CUDA graphs, seconds."""
+    piecewise: Numbers
+    """What launching attention by the host adds to a layer in a step with a piece of a prompt, seconds."""
     graph_tokens: Numbers
     """The largest batch that a captured graph runs; 0 when eager."""
     step: Numbers
@@ -136,6 +138,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "link_latency": Rate(nominal=1e-6 * (0.5 + 0.5 * log2(max(tp, 2))), constants=(f"link_latency_us.{link}",)),
         "layer": Rate(nominal=1e-6, constants=("layer_us", f"layer_us@{gen}")),
         "launch": Rate(nominal=1e-6, constants=("launch_us", f"launch_us@{gen}")),
+        "piecewise": Rate(nominal=1e-6, constants=("piecewise_us", f"launch_us@{gen}")),
         "graph_tokens": Rate(nominal=float(max(engine.cudagraph_capture_sizes, default=0))),
         "step": Rate(nominal=1e-6, constants=(f"step_us.{_era(engine)}", f"step_us@{gen}")),
         "sequence": Rate(nominal=1e-6, constants=("sequence_us",)),

@@ -1,7 +1,8 @@
 """One step of the engine: some requests decode a token each, and a chunk of a prompt may be computed beside them.
 
 Each group of operations takes the longer of reading its weights and computing; groups, collectives and the gaps between
-kernels follow one another. Outside CUDA graphs the host launches every kernel, which widens the gaps.
+kernels follow one another. Outside CUDA graphs the host launches every kernel, which widens the gaps; with a piece of a
+prompt, graphs are piecewise and the host launches attention.
 All functions broadcast over numpy arrays. Times are seconds.
 """
 
@@ -71,7 +72,7 @@ def step_time(
     compute = compute + pairs + _prefill_attention(work, rates, chunk, chunk_context)
     communication = _communication(work, rates, tokens)
     gaps = work.layers * rates.layer
-    launched = np.where(tokens > rates.graph_tokens, work.layers * rates.launch, 0.0)
+    launched = work.layers * np.where(tokens > rates.graph_tokens, rates.launch, np.where(chunk > 0.0, rates.piecewise, 0.0))
     host = rates.step + rates.sequence * decoding
     return StepTime(
         weights=np.asarray(weights),

@@ -1,0 +1,122 @@
+"""What vLLM refuses whatever the memory: each rule with its message and flag, and the launch next to it that starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from planner.request import answer
+
+LLAMA, MIXTRAL = "meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"
+BASE: dict[str, Any] = {"model": LLAMA, "gpu": "H100", "max_model_len": 4096}
+GPTQ, AWQ = "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct-AWQ"
+SPECULATIVE = "--speculative-config"
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str | None]] = [
+    # (what is refused, the change that makes it start, code, flag)
+    ({"tensor_parallel_size": 3}, {"tensor_parallel_size": 4}, "heads_not_divisible", "--tensor-parallel-size"),
+    ({"pipeline_parallel_size": 64}, {"pipeline_parallel_size": 4}, "pp_exceeds_layers", "--pipeline-parallel-size"),
+    ({"model": AWQ, "gpu": "V100-32GB-PCIe"}, {"gpu": "T4"}, "quantization_needs_capability", "--quantization"),
+    ({"model": AWQ, "gpu": "V100-32GB-PCIe"}, {"model": GPTQ}, "quantization_needs_capability", "--quantization"),
+    ({"gpu": "P100"}, {"gpu": "L40S"}, "gpu_too_old", None),
+    (
+        {"gpu": "T4", "dtype": "bfloat16"},
+        {"dtype": "auto", "tensor_parallel_size": 2},
+        "dtype_needs_capability",
+        "--dtype",
+    ),
+    ({"max_model_len": 131073}, {"max_model_len": 131072}, "max_model_len_too_large", "--max-model-len"),
+    (
+        {"model": "openai/gpt-oss-20b", "vllm_version": "0.9.2"},
+        {"vllm_version": "0.11.2"},
+        "architecture_unknown_to_version",
+        None,
+    ),
+    ({"kv_cache_dtype": "fp8", "gpu": "T4", "tensor_parallel_size": 2}, {"gpu": "L4"}, "", "--kv-cache-dtype"),
+    (
+        {"quantization": "fp8_per_block", "vllm_version": "0.19.0"},
+        {"vllm_version": "0.20.0"},
+        "unknown_quantization",
+        "--quantization",
+    ),
+    (
+        {"enable_expert_parallel": True},
+        {"enable_expert_parallel": False},
+        "expert_parallel_without_experts",
+        "--enable-expert-parallel",
+    ),
+    (
+        {"model": MIXTRAL, "enable_eplb": True, "tensor_parallel_size": 2},
+        {"enable_expert_parallel": True},
+        "eplb_needs_ep",
+        "--enable-eplb",
+    ),
+    (
+        {"model": MIXTRAL, "enable_eplb": True, "enable_expert_parallel": True},
+        {"tensor_parallel_size": 2},
+        "eplb_needs_ranks",
+        "--enable-eplb",
+    ),
+    (
+        {"model": "deepseek-ai/DeepSeek-V2-Lite", "tensor_parallel_size": 2, "decode_context_parallel_size": 3},
+        {"decode_context_parallel_size": 2},
+        "dcp_not_divisible",
+        "--decode-context-parallel-size",
+    ),
+    ({"enable_lora": True, "max_lora_rank": 24}, {"max_lora_rank": 32}, "lora_rank", "--max-lora-rank"),
+    (
+        {"enable_lora": True, "max_loras": 4, "max_cpu_loras": 2},
+        {"max_cpu_loras": 4},
+        "max_cpu_loras",
+        "--max-cpu-loras",
+    ),
+    (
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 0}},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}},
+        "speculative_tokens",
+        SPECULATIVE,
+    ),
+    ({"speculative_config": {"method": "ngram"}}, {"speculative_config": None}, "speculative_tokens", SPECULATIVE),
+    (
+        {"max_num_seqs": 512, "max_num_batched_tokens": 256},
+        {"max_num_seqs": 256},
+        "batched_tokens_below_seqs",
+        "--max-num-batched-tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "instead", "code", "flag"), REFUSED)
+def test_a_refusal_and_the_launch_beside_it(
+    changes: dict[str, Any], instead: dict[str, Any], code: str, flag: str | None
+):
+    refused = answer({**BASE, **changes})
+    assert refused["status"] == "refused"
+    reason = refused["reasons"][0]
+    assert code in ("", reason["code"])
+    assert reason["flag"] == flag
+    assert reason["message"]
+    beside = answer({key: value for key, value in {**BASE, **changes, **instead}.items() if value is not None})
+    assert beside["status"] != "refused", beside["reasons"]
+
+
+def test_lora_rank_1_came_in_0_11():
+    one = {**BASE, "enable_lora": True, "max_lora_rank": 1}
+    assert answer({**one, "vllm_version": "0.10.2"})["status"] == "refused"
+    assert answer({**one, "vllm_version": "0.11.2"})["status"] == "fits"
+
+
+def test_deepseeks_latent_is_not_divided_by_tp():
+    """Every rank keeps the whole latent: 61 layers x 576 x 2 bytes a token at TP 1 and at TP 8."""
+    base = {"model": "deepseek-ai/DeepSeek-V3", "gpu": "B200", "max_model_len": 8192, "kv_cache_memory_bytes": 1 << 33}
+    pages = []
+    for size in (4, 8):
+        kv = answer({**base, "tensor_parallel_size": size})["kv_cache"]
+        pages.append(kv["bytes_per_block"] / kv["block_size"])
+    assert pages == [61 * 576 * 2, 61 * 576 * 2]
+
+
+def test_qwen3_32b_starts_on_one_h100():
+    result = answer({"model": "Qwen/Qwen3-32B", "gpu": "H100", "gpu_memory_utilization": 0.9, "max_model_len": 16000})
+    assert result["status"] == "fits"
