@@ -81,6 +81,9 @@ def _request_options(command: Any) -> Any:
             click.option("--what-if-quantization", help="As if a checkpoint in this format had been made."),
             click.option("--input-len", type=int, help="Prompt tokens of a request."),
             click.option("--output-len", type=int, help="Generated tokens of a request."),
+            click.option("--request-rate", type=float, help="Requests a second, instead of --concurrency."),
+            click.option("--prefix-hit-rate", type=float, help="Share of prompt tokens that prefix caching finds."),
+            click.option("--price-per-gpu-hour", type=float, help="For the cost per million tokens, in any currency."),
             *(click.option(_flag(name), name, help=text) for name, text in _NUMBERS.items()),
         )
     ):
@@ -105,11 +108,14 @@ def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
         request["model"] = numbers
     if "model" not in request:
         raise InputError("no model given; pass a catalogue name, a folder, a config.json or a Hub id")
-    load = {key: options.pop(key) for key in ("input_len", "output_len", "concurrency") if options.get(key)}
+    load = {key: options.pop(key) for key in _WORKLOAD if options.get(key) is not None}
     if load:
         request["workload"] = load
     request |= {key: value for key, value in options.items() if value is not None}
     return request
+
+
+_WORKLOAD = ("input_len", "output_len", "concurrency", "request_rate", "prefix_hit_rate", "price_per_gpu_hour")
 
 
 def _number(name: str, text: str) -> str | int:
@@ -121,11 +127,18 @@ def _number(name: str, text: str) -> str | int:
 @_request_options
 @click.option("--concurrency", type=int, help="Requests at once.")
 @click.option("--curve", is_flag=True, help="Concurrency for each context length, instead of one point.")
+@click.option("--speed-curve", is_flag=True, help="Tokens/s and latency for each number of requests at once.")
 @click.option("--sessions", type=int, help="The largest context that holds so many requests at once.")
 @click.option("--batch", help="A file of requests, one JSON object a line, or - for standard input.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def estimate(
-    words: tuple[str, ...], batch: str | None, curve: bool, sessions: int | None, form: str, **options: Any
+    words: tuple[str, ...],
+    batch: str | None,
+    curve: bool,
+    speed_curve: bool,
+    sessions: int | None,
+    form: str,
+    **options: Any,
 ) -> int:
     """What vLLM would make of one launch: weights, KV cache and overhead per GPU, and whether it starts."""
     from planner import request as requests
@@ -137,18 +150,21 @@ def estimate(
         from planner.commands import print_curve
 
         return print_curve(inputs, sessions, form)
+    if speed_curve:
+        from planner.commands import print_speed_curve
+
+        return print_speed_curve(inputs, form)
     if inputs.ask_vllm:
         click.echo("asking the installed vLLM, which takes about a minute the first time …", err=True)
     result = inputs.estimate()
     if form == "json":
-        warning = requests.checkpoint_disagreement(inputs)
-        answer = result.to_dict()
-        answer["warnings"] += [warning] if warning else []
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(json.dumps(requests.answer_of(inputs, result), indent=2))
     else:
-        from planner.text_report import estimate_text
+        from planner.text_report import estimate_text, throughput_text
 
         click.echo(estimate_text(result, requests.checkpoint_disagreement(inputs)))
+        if inputs.workload is not None:
+            click.echo("\n" + throughput_text(inputs, result))
     return FITS if result.fits else DOES_NOT
 
 
@@ -175,9 +191,11 @@ def _readable(source: str) -> bool:
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
 @_request_options
-@click.option("--gpus", type=int, default=1, show_default=True, help="How many of these cards there are.")
+@click.option("--gpus", type=int, help="How many of these cards there are; by default as many as the flags ask for.")
 @click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
 @click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
+@click.option("--ttft-ms", type=float, help="Limit on the predicted mean time to the first token.")
+@click.option("--tpot-ms", type=float, help="Limit on the predicted mean time between tokens.")
 @click.option("--engines", type=int, help="So many independent engines on these cards, instead of the best number.")
 @click.option("--keep", multiple=True, help="A flag that must stay as it is (several times).")
 @click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
@@ -187,9 +205,11 @@ def _readable(source: str) -> bool:
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan as JSON.")
 def fit(
     words: tuple[str, ...],
-    gpus: int,
+    gpus: int | None,
     concurrency: float,
     margin_gib: float,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
     engines: int | None,
     keep: tuple[str, ...],
     forbid: tuple[str, ...],
@@ -208,7 +228,7 @@ def fit(
     from planner import plan_commands as commands
 
     request = _request(words, options)
-    goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines)
+    goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines, (ttft_ms, tpot_ms))
     rungs = {"order": order, "forbid": forbid}
     show = {"alternatives": alternatives}
     one_way = engines is not None
@@ -344,12 +364,13 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
 
 
 @cli.command("fit-constants")
-@click.option("--write", is_flag=True, help="Write the constants file and docs/accuracy-memory.md, in a source tree.")
-def fit_constants(write: bool) -> int:
+@click.option("--write", is_flag=True, help="Write the constants file and its page in docs/, in a source tree.")
+@click.option("--serving", is_flag=True, help="Those of the speed model, on measured serving, instead of memory's.")
+def fit_constants(write: bool, serving: bool) -> int:
     """Fit the few constants on measured launches, and show how wrong they are on launches of other sources."""
-    from planner.commands import run_fit_constants
+    from planner.commands import run_fit_constants, run_fit_serving
 
-    return run_fit_constants(write)
+    return run_fit_serving(write) if serving else run_fit_constants(write)
 
 
 @cli.command()

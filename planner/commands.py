@@ -16,7 +16,7 @@ from planner.engine.measure import Load
 from planner.errors import InputError
 from planner.files import write_text
 from planner.planning.validation import Validation, for_device, validate
-from planner.request import Inputs, prepare
+from planner.request import Inputs, Workload, prepare
 from planner.text import printable
 from planner.text_report import validation_text
 
@@ -146,6 +146,49 @@ def run_fit_constants(write: bool) -> int:
         write_text(page, accuracy_page(found, left_out))
         click.echo(f"wrote {overhead.CONSTANTS} and {page}")
     click.echo(accuracy_page(found, left_out).partition("## Launch by launch")[0].rstrip())
+    return 0
+
+
+def run_fit_serving(write: bool) -> int:
+    """`vllm-fit fit-constants --serving`: prints the errors; with `write`, fits again and renews file and page."""
+    from planner.calibration import serving
+    from planner.calibration.serving_rows import cases
+    from planner.planning.throughput.rates import CONSTANTS
+
+    found, left_out = cases()
+    if write:
+        page = CONSTANTS.parents[3] / "docs" / "accuracy-serving.md"
+        if not page.parent.is_dir():
+            raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
+        with _progress() as show:
+            serving.write_constants(serving.fit_file(found, show))
+        write_text(page, serving.accuracy_page(found, left_out))
+        click.echo(f"wrote {CONSTANTS} and {page}")
+    click.echo(serving.accuracy_page(found, left_out).partition("## How the rows")[0].rstrip())
+    return 0
+
+
+def print_speed_curve(inputs: Inputs, form: str) -> int:
+    """`vllm-fit estimate --speed-curve`: 0 where the launch starts."""
+    from planner.planning.throughput import curve, knee, speed_of
+
+    workload = inputs.workload or Workload()
+    estimate = inputs.estimate()
+    if not estimate.fits or estimate.model.is_pooling:
+        click.echo(estimate.reasons[0].message if estimate.reasons else "this model generates nothing")
+        return 1
+    points = curve(speed_of(inputs, estimate, workload), workload)
+    if form == "json":
+        click.echo(json.dumps([point.to_dict() for point in points], indent=2))
+        return 0
+    best = knee(points)
+    click.echo(f"{'at once':>8}{'running':>9}{'output tokens/s':>17}{'TTFT ms':>11}{'TPOT ms':>9}")
+    for point in points:
+        mark = "   knee" if point is best else ""
+        click.echo(
+            f"{point.concurrency:>8,.0f}{point.running:>9,.0f}{point.output_tokens_per_s:>17,.0f}"
+            f"{point.ttft_ms:>11,.0f}{point.tpot_ms:>9.1f}{mark}"
+        )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +19,29 @@ from planner.text import did_you_mean, nearest, printable
 from planner.units import GIB
 
 
-def goal_of(request: dict[str, Any], concurrency: float, gpus: int, margin: float, engines: int | None) -> Goal:
-    """The goal of a command line; --input-len and --output-len have become the request's workload."""
+def goal_of(
+    request: dict[str, Any],
+    concurrency: float,
+    gpus: int | None,
+    margin: float,
+    engines: int | None,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> Goal:
+    """The goal of a command line. limits: TTFT and TPOT in ms. --input-len and --output-len are in the workload."""
     load = request.pop("workload", {})
+    asked = math.prod(request.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline", "data"))
+    asked *= engines or 1
+    if gpus is not None and gpus < asked:
+        raise InputError(f"--gpus {gpus}: the other flags ask for {asked}")
     return Goal(
-        gpus=gpus,
+        gpus=asked if gpus is None else gpus,
         concurrency=concurrency,
         input_len=load.get("input_len"),
         output_len=load.get("output_len"),
         margin_bytes=round(margin * GIB),
         engines=engines or 1,
+        ttft_ms=limits[0],
+        tpot_ms=limits[1],
     )
 
 
@@ -54,12 +68,11 @@ def run_fit(
 ) -> int:
     """`vllm-fit fit`: 0 with a plan, 1 without. rungs: order and forbid. one_way: the number of engines is given."""
     from planner.planning.alternatives import alternatives
-    from planner.planning.ladder import fit
     from planner.planning.replicas import fit_with_replicas
     from planner.planning.suggestions import suggestions
 
     inputs = prepare(request)
-    plan = (fit if one_way else fit_with_replicas)(inputs, goal, keep, **rungs)
+    plan = fit_with_replicas(inputs, goal, keep, **rungs, one_way=one_way)
     ideas = suggestions(plan.inputs, plan.goal, plan.estimate) if plan.met else ()
     others = alternatives(inputs, goal.checked(inputs)) if show["alternatives"] else ()
     saved = plan.to_dict()

@@ -141,8 +141,12 @@ class Inputs:
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one request, as a dictionary that JSON can hold. InputError when the request makes no sense."""
     inputs = prepare(request)
-    estimate = inputs.estimate()
-    result = estimate.to_dict(request.get("id"))
+    return answer_of(inputs, inputs.estimate(), request.get("id"))
+
+
+def answer_of(inputs: Inputs, estimate: Estimate, request_id: object = None) -> dict[str, Any]:
+    """The answer that this estimate is, with the speed where a workload is given."""
+    result = estimate.to_dict(request_id)
     try:
         throughput = inputs.throughput(estimate)
     except InputError as error:  # a card without a known bandwidth still has an estimate of memory

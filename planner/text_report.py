@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from planner.memory.budget import Estimate
     from planner.planning.ladder import Plan, Snapshot, Step
     from planner.planning.validation import Comparison, Validation
+    from planner.request import Inputs
 
 
 def estimate_text(estimate: Estimate, warning: str | None = None) -> str:
@@ -25,6 +26,37 @@ def estimate_text(estimate: Estimate, warning: str | None = None) -> str:
     lines += [f"assumed for {term}: {printable(what, 600)}" for term, what in estimate.assumed.items()]
     lines += [f"warning: {text}" for text in (*estimate.warnings, *([warning] if warning else []))]
     return "\n".join(lines).rstrip()
+
+
+def throughput_text(inputs: Inputs, estimate: Estimate) -> str:
+    """How fast the launch serves the workload, what limits it and what it costs; a sentence where nothing is known."""
+    from planner.errors import InputError
+
+    try:
+        found = inputs.throughput(estimate)
+    except InputError as error:
+        return f"Speed: {error}"
+    if found is None:
+        return "Speed: none, the launch does not start or generates nothing"
+    point, load = found.point, found.workload
+    asked = f"{load['request_rate']:g} requests/s" if "request_rate" in load else f"{point.concurrency:,.0f} at once"
+    lines = [
+        f"Speed: {asked}, {load['input_len']:,} tokens in, {load['output_len']:,} out ({found.basis}; "
+        + ", ".join(f"{name} ±{share:.0%}" for name, share in found.errors.items())
+        + " half of the time)",
+        f"  output {point.output_tokens_per_s:,.0f} tokens/s, {found.per_user:,.1f} a request, "
+        f"{point.output_tokens_per_s / found.gpus:,.0f} a GPU; with prompts {point.total_tokens_per_s:,.0f}",
+        f"  TTFT {point.ttft_ms:,.0f} ms" + (f" (queue {point.queued_ms:,.0f})" if point.queued_ms >= 1 else ""),
+        f"  TPOT {point.tpot_ms:.1f} ms (p90 {point.tpot_p90_ms:.1f}), "
+        f"ITL {point.itl_p50_ms:.1f} (p90 {point.itl_p90_ms:.1f})",
+        f"  {point.running:,.0f} run at once; {found.bound_by}",
+        f"  the knee: {found.knee.concurrency:,.0f} at once, {found.knee.output_tokens_per_s:,.0f} tokens/s",
+    ]
+    cost = found.cost_per_million(point.output_tokens_per_s)
+    if cost is not None:
+        total = found.cost_per_million(point.total_tokens_per_s)
+        lines.append(f"  cost per million output tokens {cost:.2f}, per million with prompts {total:.2f}")
+    return "\n".join(lines)
 
 
 def plan_text(plan: Plan) -> str:

@@ -254,6 +254,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         ["fit", LLAMA_8B, "--gpu", "H100", "--forbid", "frob"],
         ["fit", LLAMA_8B, "--gpu", "H100", "--gpus", "4", "--engines", "3"],
         ["fit", LLAMA_8B, "--gpu", "H100", "--margin-gib", "-1"],
+        ["fit", LLAMA_8B, "--gpu", "H100", "--gpus", "1", "--tensor-parallel-size", "2"],
         ["sweep", LLAMA_8B, "--gpu", "H100", "--max-model-len", "0"],
         ["sweep", LLAMA_8B, "--gpu", "H100", "-o", "x.txt"],
         ["recommend", LLAMA_8B, "--prices", "nowhere.json"],
@@ -306,3 +307,13 @@ def test_the_catalogue_on_every_card():
     """Every 29th cell; tools/ladder_matrix.py runs all of them."""
     for model, gpu, gpus in list(product(hf_configs.names(), CARDS, COUNTS))[::29]:
         assert check({"model": model, "gpu": gpu}, Goal(gpus=gpus))[1] == [], (model, gpu, gpus)
+
+
+def test_a_limit_on_the_predicted_speed_can_be_the_constraint():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "L4", "max_model_len": 8192})
+    easy, hard = (Goal(input_len=1000, output_len=200, tpot_ms=limit) for limit in (500.0, 1.0))
+    assert fit_with_replicas(inputs, easy).met
+    missed = fit_with_replicas(inputs, hard)
+    assert not missed.met
+    assert missed.binding is not None
+    assert missed.binding.code == "tpot"

@@ -118,7 +118,7 @@ def test_amds_cards_have_their_own_image_and_devices():
 
 def test_a_checkpoint_to_be_made_is_said_in_every_form():
     for form in FORMS:
-        assert write(launch(what_if_quantization="awq"), form).startswith("# make a awq checkpoint")
+        assert write(launch(what_if_quantization="awq"), form).startswith("# make a checkpoint of")
 
 
 @pytest.mark.parametrize("plan", [{}, {"plan": 1}, {"plan": 1, "request": {}, "met": False}, {"plan": 1, "request": 3}])

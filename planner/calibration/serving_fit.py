@@ -1,8 +1,8 @@
 """Fits the constants of the speed model on measured serving: least squares on log errors, with priors.
 
-Robust (large errors count by their size, not their square), weighted by source: the rows of one source together weigh as
-much as the square root of their number. Constants start from what data sheets and single kernels suggest and are held
-there by a prior, so that a GPU generation or kernel with few measurements stays near what the others say.
+Robust (large errors count by their size, not their square), weighted by source: the rows of one source together weigh
+as much as the square root of their number. Constants start from what data sheets and single kernels suggest and are
+held there by a prior, so that a GPU generation or kernel with few measurements stays near what the others say.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PRIORS: Mapping[str, tuple[float, float]] = {
     "crowd": (0.05, 0.7),
 }
 """Where a constant starts, and how far the logarithm may move from there (one standard deviation)."""
-_DEVIATION = (1.0, 0.12)
+_DEVIATION = (1.0, 0.15)
 """The prior of a generation's or a kernel's deviation."""
 _HOST_DEVIATION = (1.0, 0.6)
 """That of launches by the host, which differs with the machine that a generation comes in."""
@@ -153,7 +153,7 @@ def _column(rows: Sequence[object], name: str) -> Array:
 # --- least squares ----------------------------------------------------------------------------------------------------
 
 
-def fit_constants(cases: Sequence[Case], *, rounds: int = 20) -> dict[str, float]:
+def fit_constants(cases: Sequence[Case], *, rounds: int = 30) -> dict[str, float]:
     """The constants that predict these cases best."""
     batch = batch_of(cases)
     problem = _Problem(Predictor(batch))

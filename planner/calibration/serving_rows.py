@@ -4,8 +4,9 @@ What the rows do not say, and how it is read here:
 
 - serving.jsonl: the benchmark is InferenceX (formerly InferenceMAX), whose scripts are public
   (github.com/SemiAnalysisAI/InferenceX, benchmarks/): lengths are drawn from 80 to 100 % of those named, so the mean is
-  0.9 of them; ten requests a client; engine flags as in SERVED. Rows that name several data-parallel replicas carry the very figures of rows with one: they are one replica
-  with expert parallelism over its tensor-parallel ranks. Rows that repeat another's figures are left out.
+  0.9 of them; ten requests a client; engine flags as in SERVED. Rows that name several data-parallel replicas carry the
+  very figures of rows with one: they are one replica with expert parallelism over its tensor-parallel ranks. Rows that
+  repeat another's figures are left out.
 - serving-more.jsonl: requests sent all at once run as many together as fit, in waves; while those of differing lengths
   (ShareGPT) end, the batch empties, which costs about one wave more.
 """
@@ -209,7 +210,7 @@ def _case(file: str, row: Mapping[str, Any]) -> Case | str:
     measured = _measured(row)
     if not measured:
         return "it has neither tokens/s nor TPOT"
-    concurrency, measured = _concurrency(row, limits, measured)
+    concurrency, judged = _concurrency(row, limits, measured)
     return Case(
         row=row,
         file=file,
@@ -220,7 +221,7 @@ def _case(file: str, row: Mapping[str, Any]) -> Case | str:
         limits=limits,
         load=Load(concurrency=concurrency, input_len=input_len, output_len=output_len),
         request_rate=row.get("request_rate") if row.get("concurrency") is None else None,
-        measured=measured,
+        measured=judged,
     )
 
 
@@ -273,7 +274,11 @@ def _request(file: str, row: Mapping[str, Any]) -> dict[str, Any] | str:
 def _served(row: Mapping[str, Any]) -> Mapping[str, Any]:
     mine = (row["model"], row["gpu"], row.get("weights_precision") or "")
     return next(
-        (flags for key, flags in SERVED.items() if all(want in ("", have) for want, have in zip(key, mine, strict=True))),
+        (
+            flags
+            for key, flags in SERVED.items()
+            if all(want in ("", have) for want, have in zip(key, mine, strict=True))
+        ),
         {},
     )
 
@@ -315,10 +320,7 @@ def _flags(text: str) -> dict[str, Any]:
         match = re.search(pattern, text)
         if match:
             found.setdefault(name, kind(match.group(1)))
-    for pattern, name, value in _SWITCHES:
-        if re.search(pattern, text):
-            found[name] = value
-    return found
+    return found | {name: value for pattern, name, value in _SWITCHES if re.search(pattern, text)}
 
 
 def _measured(row: Mapping[str, Any]) -> dict[str, float]:

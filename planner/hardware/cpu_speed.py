@@ -1,7 +1,7 @@
 """What this machine's CPU can do: memory bandwidth and FLOP/s, measured in about a second and remembered.
 
-The figures take the place of a data sheet's for the prediction of a CPU engine. Bandwidth: the best of several passes that
-sum arrays far larger than the caches, on all cores the process may use (numpy lets go of the interpreter lock).
+The figures take the place of a data sheet's for the prediction of a CPU engine. Bandwidth: the best of several passes
+that sum arrays far larger than the caches, on all cores the process may use (numpy lets go of the interpreter lock).
 FLOP/s: a float32 matrix product on numpy's BLAS, and from it those in bf16 by the instructions that the CPU has.
 """
 

@@ -8,7 +8,7 @@ KV cache (planner/memory/kv_cache).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.engine.args import EngineArgs
@@ -29,7 +29,7 @@ from planner.model.families.draft import (
     predictor_layers,
     predictor_of,
 )
-from planner.model.modules import Embedding, LmHead, Module, Placement, Tensor, Weight
+from planner.model.modules import Embedding, Linear, LmHead, Module, Placement, Tensor, Weight
 from planner.text import did_you_mean, nearest, printable, shown
 from planner.units import DTYPE_BYTES, ceil_div
 
@@ -146,7 +146,7 @@ def _method(method: str | None, model: str | None) -> str:
         if model in ("ngram", "[ngram]"):
             return "ngram"
         return "draft_model" if model is None else _method_of_name(model)
-    if method in ("draft_model",) and model is not None:
+    if method == "draft_model" and model is not None:
         return _method_of_name(model)
     if method in _MTP_NAMES:
         return "mtp"
@@ -227,14 +227,14 @@ class Draft:
     """vLLM counts the layers of a head on from the target's."""
     shares_embedding: bool = False
     shares_head: bool = False
-    keeps_embedding_with_pp: bool = True
-    """On several pipeline stages one more embedding is on the last: the draft's own or a copy of the target's."""
+    beside_stages: tuple[Module, ...] = ()
+    """With several pipeline stages the last has one more embedding: the draft's own, or the target's again."""
     rotary: DraftRotary | None = None
     unquantized: tuple[str, ...] = ()
     """Modules that vLLM leaves alone under this quantization."""
     refusal: Reason | None = None
     """vLLM's own sentence where it would not accept this draft."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What is not counted, each a sentence."""
 
     @property
@@ -274,7 +274,7 @@ class Draft:
         model = self.model
         if model is None:
             return
-        at = replace(at, quantization=self.quantization, prefix="")
+        at = replace(self.placement(at), quantization=self.quantization, prefix="")
         for module in self._ends(model, engine):
             yield from self._of(module, at)
         for index, layer in enumerate(model.layers):
@@ -290,19 +290,22 @@ class Draft:
                 yield tensor
 
     def _ends(self, model: Model, engine: Engine) -> Iterator[Module]:
-        more_stages = engine.pipeline_parallel_size > 1 and self.keeps_embedding_with_pp
         for module in (*model.first, *model.last, *model.everywhere, *model.towers):
             if isinstance(module, LmHead):
                 shared = self.shares_head
-            elif isinstance(module, Embedding):
-                shared = self.shares_embedding and not more_stages
             else:
-                shared = False
+                shared = self.shares_embedding and isinstance(module, Embedding)
             if not shared:
                 yield module
+        if engine.pipeline_parallel_size > 1:
+            yield from self.beside_stages
         cache = self.rotary.weight(engine.max_model_len) if self.rotary is not None else None
         if cache is not None:
             yield cache
+
+    def placement(self, at: Placement) -> Placement:
+        """Where the target is built beside this draft: buffers for a step's requests hold their drafts too."""
+        return replace(at, max_num_seqs=at.max_num_seqs * (self.num_speculative_tokens + 1))
 
     # --- beside the weights ----------------------------------------------------------------------------------------
 
@@ -387,7 +390,9 @@ def _read(
             f"method: Input should be {', '.join(map(repr, _METHODS))} … (vLLM 0.33 no longer has {spec.method})",
         )
     if spec.method in (*_UNSIZED, "mlp_speculator"):
-        note = f"The weights and KV cache layers of the {spec.method} draft are not counted: the planner does not know them."
+        note = (
+            f"Weights and KV cache layers of the {spec.method} draft are not counted: the planner does not know them."
+        )
         return Draft(config=spec, num_speculative_tokens=tokens, notes=(note,))
     if spec.method == "mtp":
         own = load(spec.model, spec.revision).config if spec.model is not None else config
@@ -410,7 +415,8 @@ def _independent(spec: Speculative, target: Model, loaded: LoadedConfig, config:
     model = build_model(loaded.config, loaded.name)
     rotary = _rotary(loaded.config, model, target, config, stretches=False)
     if rotary is not None:
-        model = replace(model, everywhere=tuple(m for m in model.everywhere if not _is_rotary(m)))
+        caches = _rotary_caches(model)
+        model = replace(model, everywhere=tuple(m for m in model.everywhere if m not in caches))
     draft = Draft(
         config=spec,
         num_speculative_tokens=spec.num_speculative_tokens or 1,
@@ -447,7 +453,7 @@ def _eagle(spec: Speculative, target: Model, loaded: LoadedConfig, config: Confi
             f"planner knows no {spec.method} head of it; known: Llama-like and Qwen3-like heads"
         )
     if spec.parallel_drafting:
-        width = next((m.inputs for m in head.last if m.name == "model.fc" and hasattr(m, "inputs")), 0)
+        width = next((m.inputs for m in head.last if isinstance(m, Linear) and m.name == "model.fc"), head.hidden_size)
         mask = Weight(name="mask_hidden", shape=(1, width), kind="buffer", group="other")
         head = replace(head, last=(*head.last, mask))
     same = (head.hidden_size, head.vocab_size) == (target.hidden_size, target.vocab_size)
@@ -458,8 +464,7 @@ def _eagle(spec: Speculative, target: Model, loaded: LoadedConfig, config: Confi
         quantization=_quantization(loaded, head, spec.quantization),
         first_layer=len(target.layers),
         shares_embedding=same,
-        # The target's embedding is on the last stage too where its head is tied to it.
-        keeps_embedding_with_pp=not target.tied,
+        beside_stages=() if target.tied else tuple(m for m in target.first if isinstance(m, Embedding) and m.split),
         rotary=_rotary(loaded.config, head, target, config, stretches=True),
     )
 
@@ -496,6 +501,7 @@ def _predictor(spec: Speculative, target: Model, config: Config | None, own: Qua
         first_layer=0 if model.layer_prefix.startswith("mtp.") else len(target.layers),
         shares_embedding=True,
         shares_head=True,
+        beside_stages=model.first,
         unquantized=("mtp.fc",) if own is not None and own.name == "modelopt_fp4" else (),
     )
     if tokens > number and tokens % number:
@@ -524,34 +530,31 @@ _CACHE_ONLY = frozenset(("default", "linear", "llama3", "ntk", "proportional"))
 """Types whose frequencies do not depend on max_position_embeddings (config/speculative.py _CACHE_ONLY_ROPE_TYPES)."""
 
 
-def _is_rotary(module: Module) -> bool:
-    return isinstance(module, Weight) and module.name == "rotary_emb.cos_sin_cache"
+def _rotary_caches(model: Model) -> list[Weight]:
+    return [m for m in model.everywhere if isinstance(m, Weight) and m.name == "rotary_emb.cos_sin_cache"]
 
 
 def _rotary(
     config: Config, draft: Model, target: Model, target_config: Config | None, *, stretches: bool
 ) -> DraftRotary | None:
     """None for an independent model whose cache is no plain one: it is then counted as the model lists it."""
-    own = [module for module in draft.everywhere if _is_rotary(module)]
+    own = _rotary_caches(draft)
     states = [state for layer in draft.layers for state in layer.states]
     head_size = getattr(states[0], "head_size", None) if states else None
     if head_size is None or (not stretches and len(own) != 1):
         return None
     r = rope(config)
     positions = config.int("max_position_embeddings", default=2048)
-    if own and rotary_cache(r, head_size, positions).tensors != own[0].tensors:
-        plain = rotary_cache(r, head_size, positions)
-        assert isinstance(own[0], Weight)
-        if plain.shape != own[0].shape:
-            return None
-    theirs = [module for module in target.everywhere if _is_rotary(module)]
+    if own and rotary_cache(r, head_size, positions).shape != own[0].shape:
+        return None
+    theirs = _rotary_caches(target)
     same = target_config is not None and _frequencies(config) == _frequencies(target_config)
     return DraftRotary(
         rope=r,
         head_size=head_size,
         positions=positions,
         stretches=stretches and r.type in _CACHE_ONLY,
-        target=next((t for t in theirs if isinstance(t, Weight)), None) if same else None,
+        target=theirs[0] if same and theirs else None,
     )
 
 

@@ -116,18 +116,27 @@ def lora_stages(
     if config is None:
         return (LoraBytes(),) * len(ranges)
     _check(model, config, at)
-    return tuple(
-        _sum(lora_tensors(model, config, engine, at, ranges, stage), max_split) for stage in range(len(ranges))
-    )
-
-
-def lora_tensors(
-    model: Model, config: LoraConfig, engine: Engine, at: Placement, ranges: Sequence[range], stage: int
-) -> Iterator[Tensor]:
-    """Every tensor that LoRA allocates on rank 0 of one pipeline stage."""
-    first, last = stage == 0, stage == len(ranges) - 1
     slots = _Slots(model, config, at)
-    yield from _punica(config, engine)
+    layers = {
+        layer: _sum((tensor for module in layer.modules for tensor in slots.of(module)), max_split)
+        for layer in dict.fromkeys(model.layers)
+    }
+    stages = []
+    for stage, indices in enumerate(ranges):
+        beside = [*_punica(config, engine), *_ends(slots, first=stage == 0, last=stage == len(ranges) - 1)]
+        parts = [_sum(beside, max_split), *(layers[model.layers[index]] for index in indices)]
+        stages.append(
+            LoraBytes(
+                tensor_bytes=sum(part.tensor_bytes for part in parts),
+                block_bytes=sum(part.block_bytes for part in parts),
+            )
+        )
+    return tuple(stages)
+
+
+def _ends(slots: _Slots, *, first: bool, last: bool) -> Iterator[Tensor]:
+    """What a pipeline stage has beside its layers."""
+    model = slots.model
     ends = [*model.everywhere, *(model.first if first else ()), *(model.last if last else ())]
     ends += model.tied if last and not first else ()
     for module in ends:
@@ -135,9 +144,6 @@ def lora_tensors(
     shared = slots.shared_head(last=last)
     if shared is not None:
         yield from slots.of(shared)
-    for index in ranges[stage]:
-        for module in model.layers[index].modules:
-            yield from slots.of(module)
 
 
 def _sum(tensors: Iterable[Tensor], max_split: int | None) -> LoraBytes:
@@ -389,8 +395,6 @@ def _number(given: Any, key: str, otherwise: int) -> int:
     value = given.get(key)
     if value is None:
         return otherwise
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{key} = {shown(value)}: must be a whole number of at least 1")
     return value

@@ -10,6 +10,7 @@ from typing import Any
 from planner.memory.budget import Estimate
 from planner.planning.change import Change
 from planner.planning.goal import GPUS_PER_NODE, Goal
+from planner.planning.replicas import speed_of
 from planner.planning.rungs import tensor_parallel_sizes
 from planner.planning.variants import quantized_variants
 from planner.request import Inputs
@@ -27,7 +28,7 @@ class Option:
     concurrency: float
     """Requests of the goal's length at once, over all engines."""
     speed: Mapping[str, Any] | None = None
-    """What planner.planning.throughput says of it, where it was asked."""
+    """What planner.planning.throughput says of one engine with its part of the goal's requests."""
 
     @property
     def cost(self) -> int:
@@ -60,7 +61,14 @@ class Option:
 def alternatives(inputs: Inputs, goal: Goal) -> tuple[Option, ...]:
     """The frontier over cards used, quality cost and concurrency; best concurrency last."""
     options = [option for option in _all(inputs, goal) if option.estimate.fits and option.concurrency >= 1]
-    return tuple(sorted(frontier(options), key=lambda o: (o.gpus, o.cost, o.concurrency)))
+    best = sorted(frontier(options), key=lambda o: (o.gpus, o.cost, o.concurrency))
+    return tuple(replace(option, speed=_speed(option, goal)) for option in best)
+
+
+def _speed(option: Option, goal: Goal) -> Mapping[str, Any] | None:
+    each = replace(goal, gpus=option.gpus, engines=option.engines)
+    speed = speed_of(option.inputs, each, option.estimate)
+    return None if speed is None else speed.to_dict()
 
 
 def frontier(options: Iterable[Option]) -> list[Option]:

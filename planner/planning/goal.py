@@ -28,6 +28,9 @@ class Goal:
     """KV cache per GPU that must be left over: how wrong the estimate may be."""
     engines: int = 1
     """Independent engines behind a balancer, each with an equal share of the cards and of the requests."""
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    """Limits on the predicted mean time to the first token and between tokens (planner.planning.replicas)."""
 
     @property
     def request_len(self) -> int | None:
@@ -119,6 +122,8 @@ class Goal:
             "output_len": self.output_len,
             "margin_bytes": self.margin_bytes,
             "engines": self.engines,
+            "ttft_ms": self.ttft_ms,
+            "tpot_ms": self.tpot_ms,
         }
 
 

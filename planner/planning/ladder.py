@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.errors import Reason
 from planner.memory.budget import Estimate
@@ -19,6 +19,9 @@ from planner.planning.change import Change, request_of, with_args
 from planner.planning.goal import GPUS_PER_NODE, Goal, Snapshot
 from planner.planning.rungs import RUNGS, Rung, ordered, tensor_parallel_sizes
 from planner.request import Inputs
+
+if TYPE_CHECKING:
+    from planner.planning.throughput import Throughput
 
 __all__ = [
     "GPUS_PER_NODE",
@@ -78,6 +81,8 @@ class Plan:
     """Why no plan was found."""
     splits: tuple[Plan, ...] = ()
     """Other ways to use the same cards, this one among them (planner.planning.replicas)."""
+    speed: Throughput | None = None
+    """Of one engine with its part of the requests, where it was asked for."""
 
     @property
     def engines(self) -> int:
@@ -115,6 +120,7 @@ class Plan:
             "binding": self.binding.to_dict() if self.binding else None,
             "start": self.start_snapshot.to_dict(),
             "estimate": self.estimate.to_dict(),
+            "speed": self.speed.to_dict() if self.speed is not None else None,
             "splits": [split.summary() for split in self.splits],
         }
 
@@ -129,8 +135,14 @@ class Plan:
             "met": self.met,
             "quality_cost": self.cost,
             "concurrency": round(held, 2) if math.isfinite(held) else None,
+            "output_tokens_per_s": round(self.output_tokens_per_s, 1) if self.speed is not None else None,
             "serve": self.serve_command if self.met else None,
         }
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Predicted, of all engines; 0 where it was not asked for."""
+        return self.speed.point.output_tokens_per_s * self.engines if self.speed is not None else 0.0
 
 
 def fit(
@@ -144,12 +156,20 @@ def fit(
     """Climb until the goal is met, then take back what is not needed. keep: flags that must stay as they are.
 
     order: rungs to try first; forbid: rungs not to try. The cards of the goal are used from the start, by the largest
-    tensor parallel size that is legal, where none is given.
+    tensor parallel size that is legal, where none is given; flags that take more cards than the goal has enlarge it.
     """
     goal = goal.checked(inputs)
+    if goal.gpus_per_engine < cards_of(inputs):
+        goal = replace(goal, gpus=cards_of(inputs) * goal.engines)
     climb = _Climb(_use_the_cards(inputs, goal), goal, keep, ordered(order, forbid))
     climb.run()
     return climb.plan()
+
+
+def cards_of(inputs: Inputs) -> int:
+    """Cards that the flags given ask for."""
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    return math.prod(inputs.args.get(name, 1) for name in sizes)
 
 
 def _use_the_cards(inputs: Inputs, goal: Goal) -> Inputs:

@@ -80,7 +80,7 @@ def launch_of(inputs: Inputs, engines: int = 1) -> Launch:
     notes = []
     if inputs.what_if_quantization:
         notes.append(
-            f"make a {inputs.what_if_quantization} checkpoint of {printable(inputs.source)} first, "
+            f"make a checkpoint of {printable(inputs.source)} in {inputs.what_if_quantization} first, "
             "and put its path in the model's place"
         )
     return Launch(
@@ -292,7 +292,7 @@ def _yaml(value: Any) -> str:
     class Plain(yaml.SafeDumper):
         """Without anchors: what appears twice is written twice."""
 
-        def ignore_aliases(self, data: object) -> bool:
+        def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
             return True
 
     return str(yaml.dump(value, Dumper=Plain, sort_keys=False, allow_unicode=True, width=120))

@@ -47,6 +47,7 @@ class Recommendation:
             "changes": [change.summary for change in self.plan.changes],
             "quality_cost": self.plan.cost,
             "concurrency": round(held, 2) if math.isfinite(held) else None,
+            "output_tokens_per_s": round(self.plan.output_tokens_per_s, 1) if self.plan.speed is not None else None,
             "price_per_hour": self.price_per_hour,
             "serve": self.plan.serve_command,
             "what_if_quantization": self.plan.inputs.what_if_quantization,

@@ -1,7 +1,7 @@
 """The same cards used in several ways: one engine with larger TP, data parallel, or several independent engines.
 
-Engines that share nothing need no all-reduce in every layer, so where each of them reaches its part of the goal at no
-more cost in quality, more of them serve better, although each holds the weights again.
+Of the ways that reach the goal at the least cost in quality, the one with the most predicted output tokens/s is best:
+engines that share nothing need no all-reduce in every layer, but each holds and reads the weights again.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from planner.errors import InputError, Reason
+from planner.memory.budget import Estimate
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, fit
-from planner.request import Inputs
+from planner.planning.throughput import Throughput, predict
+from planner.request import Inputs, Workload
 
 BUSY = 8
 """Requests at once below which an engine of its own would idle: a single request is faster on more cards."""
@@ -25,14 +28,18 @@ def fit_with_replicas(
     *,
     order: tuple[str, ...] = (),
     forbid: tuple[str, ...] = (),
+    one_way: bool = False,
 ) -> Plan:
-    """The best of the ways to use the cards, the others in its `splits`; only the one asked for where one is pinned."""
+    """The best of the ways to use the cards, the others in its `splits`; only the one asked for where one is pinned.
+
+    one_way: goal.engines is what is wanted, even where it is 1. A plan that misses a limit of TTFT or TPOT is none.
+    """
 
     def climb(inputs: Inputs, goal: Goal) -> Plan:
-        return fit(inputs, goal, keep, order=order, forbid=forbid)
+        return _with_speed(fit(inputs, goal, keep, order=order, forbid=forbid))
 
     whole = climb(inputs, goal)
-    if goal.engines > 1 or (_PARALLEL & (keep | set(inputs.args))):
+    if one_way or goal.engines > 1 or (_PARALLEL & (keep | set(inputs.args))):
         return whole
     plans = [whole]
     for engines in _counts(goal):
@@ -40,6 +47,43 @@ def fit_with_replicas(
         plans.append(climb(_data_parallel(inputs, engines), goal))
     best = min(plans, key=_rank)
     return replace(best, splits=tuple(plans)) if len(plans) > 1 else best
+
+
+def _with_speed(plan: Plan) -> Plan:
+    if not plan.met:
+        return plan
+    speed = speed_of(plan.inputs, plan.goal, plan.estimate)
+    missed = _missed(plan.goal, speed)
+    return replace(plan, speed=speed, met=missed is None, binding=missed)
+
+
+def speed_of(inputs: Inputs, goal: Goal, estimate: Estimate) -> Throughput | None:
+    """Of one engine with its part of the requests; None where it cannot be said."""
+    kv = estimate.kv_cache
+    if kv is None or estimate.model.is_pooling:
+        return None
+    whole = goal.request_len or kv.max_model_len
+    output = goal.output_len if goal.output_len is not None else max(1, min(256, whole // 4))
+    prompt = goal.input_len if goal.input_len is not None else max(1, whole - output)
+    load = Workload(concurrency=max(1, round(goal.per_engine)), input_len=max(1, prompt), output_len=max(1, output))
+    try:
+        return predict(inputs, estimate, load)
+    except InputError:  # a card whose bandwidth is not known
+        return None
+
+
+def _missed(goal: Goal, speed: Throughput | None) -> Reason | None:
+    if speed is None:
+        return None
+    limits = (
+        ("ttft", "time to the first token", speed.point.ttft_ms, goal.ttft_ms),
+        ("tpot", "time per output token", speed.point.tpot_ms, goal.tpot_ms),
+    )
+    for code, words, predicted, limit in limits:
+        if limit is not None and predicted > limit:
+            message = f"the predicted mean {words} is {predicted:,.1f} ms, at most {limit:g} ms are wanted"
+            return Reason(code=code, message=message, flag="--tensor-parallel-size")
+    return None
 
 
 def _counts(goal: Goal) -> Iterator[int]:
@@ -54,11 +98,12 @@ def _data_parallel(inputs: Inputs, ranks: int) -> Inputs:
     return replace(inputs, args=inputs.args.with_(data_parallel_size=ranks, **experts))
 
 
-def _rank(plan: Plan) -> tuple[bool, int, int, int, bool]:
-    """The smallest is the best: reaches the goal, costs least quality, has most engines that share nothing."""
+def _rank(plan: Plan) -> tuple[bool, int, int, float, int, bool]:
+    """The smallest is the best: reaches the goal, costs least quality, is fastest, has most engines of their own."""
     costly = sum(change.cost > 0 for change in plan.changes)
     parallel = plan.inputs.args.get("data_parallel_size", 1)
-    return not plan.met, plan.cost, costly, -plan.engines * parallel, parallel > 1
+    fast = -round(plan.output_tokens_per_s, 1)
+    return not plan.met, plan.cost, costly, fast, -plan.engines * parallel, parallel > 1
 
 
 def split_words(plan: Plan) -> str:

@@ -31,12 +31,15 @@ def splits_text(plan: Plan) -> list[str]:
     for split in plan.splits:
         chosen = "→" if split.engines == plan.engines and split.inputs == plan.inputs else " "
         held = split.goal.held(split.estimate) * split.engines if split.met else 0.0
-        words = f"holds {_count(held)} at once, quality cost {COSTS[split.cost]}" if split.met else "no plan"
+        words = f"holds {_count(held)} at once, quality cost {COSTS[split.cost]}" if split.met else _why_not(split)
+        if split.speed is not None:
+            words += f", {split.output_tokens_per_s:,.0f} output tokens/s predicted"
         lines.append(f"  {chosen} {split_words(split):32} {words}")
-    engine = plan.estimate.engine
-    if plan.engines > 1 or (engine is not None and engine.data_parallel_size > 1):
-        lines.append("    chosen: engines of their own need no all-reduce in each layer, and each reaches its share")
     return lines
+
+
+def _why_not(split: Plan) -> str:
+    return f"no plan: {split.binding.code}" if split.binding is not None else "no plan"
 
 
 def suggestions_text(found: Sequence[Suggestion]) -> list[str]:
@@ -52,11 +55,15 @@ def _suggestion(one: Suggestion) -> str:
 def alternatives_text(found: Sequence[Option]) -> list[str]:
     if not found:
         return []
-    lines = ["", f"Alternatives\n  {'GPUs':>4} {'engines':>8} {'TP':>3} {'at once':>9}  quality cost; how"]
+    lines = [
+        "",
+        "Alternatives",
+        f"  {'GPUs':>4} {'engines':>8} {'TP':>3} {'at once':>9} {'tokens/s':>9}  quality cost; how",
+    ]
     for one in found:
         tensor = one.inputs.args.get("tensor_parallel_size", 1)
         lines.append(
-            f"  {one.gpus:>4} {one.engines:>8} {tensor:>3} {_count(one.concurrency):>9}  "
+            f"  {one.gpus:>4} {one.engines:>8} {tensor:>3} {_count(one.concurrency):>9} {_speed(one):>9}  "
             f"{COSTS[one.cost]}; {printable(one.summary)}"
         )
     return lines
@@ -74,6 +81,10 @@ def recommendations_text(found: Sequence[Recommendation], goal: Goal) -> str:
         how = "; ".join(change.summary for change in plan.changes) or "as it is"
         lines.append(f"  {price}{one.gpus} x {one.gpu.name:44} {split_words(plan):22} holds {_count(held):>8}; {how}")
     return "\n".join(lines)
+
+
+def _speed(one: Option) -> str:
+    return "" if one.speed is None else f"{one.speed['output_tokens_per_s'] * one.engines:,.0f}"
 
 
 def _count(held: float) -> str:

@@ -226,7 +226,7 @@ DRAFTS: list[dict[str, Any]] = [
     _draft("zai-org/GLM-4.7-Flash", _MTP, tensor_parallel_size=2),
     _draft("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", _MTP, tensor_parallel_size=4),
     _draft("XiaomiMiMo/MiMo-7B-RL", _MTP),
-    _draft("meta-llama/Llama-3.2-3B-Instruct", _eagle3(), _HEAD + ("embed_tokens",), pipeline_parallel_size=2),
+    _draft("meta-llama/Llama-3.2-3B-Instruct", _eagle3(), (*_HEAD, "embed_tokens"), pipeline_parallel_size=2),
     _draft("zai-org/GLM-4.5-Air", {**_MTP, "num_speculative_tokens": 3}, quantization="fp8", tensor_parallel_size=2),
     _draft("Qwen/Qwen3.5-4B", _MTP, pipeline_parallel_size=2),
     _draft(LLAMA, _MTP),

@@ -148,7 +148,7 @@ def draft(case: Any, weights: Any, row: dict[str, Any]) -> dict[str, Any]:
         with_draft = Stages(case, Path(folder), row["model"], {**args, "speculative_config": spec})
         plain = [
             totals(weights, storages(weights, model, set()))
-            for _, model in Stages(case, Path(folder), row["model"], args)
+            for _, model in Stages(case, Path(folder) / "plain", row["model"], args)
         ]
         stages, tensors = [], []
         for stage, (config, target) in enumerate(with_draft):

@@ -15,7 +15,7 @@ from planner.model.attention import KVAttention, MLAttention
 from planner.model.config import Config
 from planner.model.families.common import Dims, dims, gated_mlp, kv_state, norm, qkv_attention
 from planner.model.families.sparse import count, flag
-from planner.model.modules import EngineBuffer, Experts, Linear, LmHead, Embedding, Module, Repeated, Weight
+from planner.model.modules import Embedding, EngineBuffer, Experts, Linear, LmHead, Module, Repeated, Weight
 
 # --- EAGLE heads ---------------------------------------------------------------------------------------------------
 
@@ -78,7 +78,9 @@ _EAGLE3_NORMS = ("input_layernorm", "post_attention_layernorm", "hidden_norm")
 
 def _attention(config: Config, d: Dims, inputs: int, *, qk_norm: bool = False) -> tuple[Module, ...]:
     bias = flag(config, "attention_bias")
-    first, *rest = qkv_attention(d, qkv_bias=bias, o_bias=bias, qk_norm=d.head_dim if qk_norm else None)
+    # Qwen3's own class never has a bias of o_proj.
+    o_bias = bias and not qk_norm
+    first, *rest = qkv_attention(d, qkv_bias=bias, o_bias=o_bias, qk_norm=d.head_dim if qk_norm else None)
     assert isinstance(first, Linear)
     return (replace(first, inputs=inputs), *rest)
 
@@ -140,9 +142,7 @@ _HEADS: tuple[tuple[frozenset[str], _Head], ...] = (
 
 
 def whole(name: str, inputs: int, outputs: int, *, quantizable: bool = True) -> Linear:
-    return Linear(
-        name=name, inputs=inputs, outputs=(outputs,), split="none", group="other", quantizable=quantizable
-    )
+    return Linear(name=name, inputs=inputs, outputs=(outputs,), split="none", group="other", quantizable=quantizable)
 
 
 # --- multi-token predictors ----------------------------------------------------------------------------------------
@@ -231,19 +231,19 @@ def _deepseek(config: Config, target: Model, number: int) -> _Parts:
     return (_extended(_attending(target), before),) * number, (), target.layer_prefix
 
 
-def _qwen(config: Config, target: Model, number: int) -> _Parts:  # noqa: ARG001
+def _qwen(config: Config, target: Model, number: int) -> _Parts:
     """qwen3_next_mtp.py, qwen3_5_mtp.py: one projection for all layers, three norms."""
     hidden = target.hidden_size
     fc = Linear(name="mtp.fc", inputs=2 * hidden, outputs=(hidden,), split="column", group="other")
     names = ("mtp.norm", "mtp.pre_fc_norm_hidden", "mtp.pre_fc_norm_embedding")
-    beside = (fc, *(module for name in names for module in norm(name, hidden)))
+    beside: tuple[Module, ...] = (fc, *(module for name in names for module in norm(name, hidden)))
     return (_attending(target),) * number, beside, "mtp.layers."
 
 
-def _mimo(config: Config, target: Model, number: int) -> _Parts:  # noqa: ARG001
+def _mimo(config: Config, target: Model, number: int) -> _Parts:
     """mimo_mtp.py."""
     hidden = target.hidden_size
-    before = (
+    before: tuple[Module, ...] = (
         *(module for name in ("token_layernorm", "hidden_layernorm") for module in norm(name, hidden)),
         whole("input_proj", 2 * hidden, hidden, quantizable=False),
         *norm("final_layernorm", hidden),

@@ -89,6 +89,12 @@ class Throughput:
     price_per_gpu_hour: float | None = None
 
     @property
+    def errors(self) -> Mapping[str, float]:
+        """Median errors of TPOT and TTFT on measurements that were left out of the fit."""
+        known = _error()
+        return {name.upper(): known[name] for name in ("tpot", "ttft") if name in known}
+
+    @property
     def per_user(self) -> float:
         """Output tokens/s that one running request gets."""
         return 1e3 / self.point.tpot_ms

@@ -160,7 +160,7 @@ def rates_of(table: Mapping[str, Rate], values: Mapping[str, float]) -> Rates:
 
 
 def flops(gpu: Gpu, kernel: str) -> float:
-    """Dense FLOP/s of the units that a kernel computes on; derived from another format's where the card's are unknown."""
+    """Dense FLOP/s of the units that a kernel computes on; derived from another format's where unknown."""
     wanted = _FLOPS_OF.get(kernel, "bf16")
     known = gpu.tflops
     if wanted in known:

@@ -160,9 +160,9 @@ def _mean_step(
 def _waiting(alone: Array, busy: Array, others: Array) -> Array:
     """Seconds until a prompt is done, when prompts are computed one after the other.
 
-    The closed queue of the prompts of n requests that decode for `busy` seconds between them: R = alone + each x (n - 1)
-    x R / (R + busy) (Schweitzer's approximation to mean value analysis), solved for R. `alone` is a prompt nobody
-    stands before; `others`, the time all other prompts take.
+    The closed queue of the prompts of requests that decode for `busy` seconds between them: R = alone + others x R /
+    (R + busy) (Schweitzer's approximation to mean value analysis), solved for R. `alone` is a prompt nobody stands
+    before; `others`, the time all other prompts take.
     """
     b = busy - alone - others
     return np.asarray((np.sqrt(b * b + 4.0 * alone * busy) - b) / 2.0)
@@ -171,7 +171,7 @@ def _waiting(alone: Array, busy: Array, others: Array) -> Array:
 def _prefill_times(
     work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, prompt: Array
 ) -> tuple[Array, Array]:
-    """(seconds to compute a request's own prompt beside the others' decodes, the same when others' prompts fill steps)."""
+    """(seconds to compute a request's own prompt beside others' decodes, the same when prompts fill steps)."""
     batch = np.maximum(decoding - 1.0, 0.0) / work.pp
     room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
     context = load.input_len + load.output_len / 2.0

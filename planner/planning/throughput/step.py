@@ -54,7 +54,7 @@ def step_time(
     chunk: Numbers = 0.0,
     chunk_context: Numbers = 0.0,
 ) -> StepTime:
-    """decoding: requests that get one token, at `context` tokens each. chunk: prompt tokens, at a mean context of theirs."""
+    """decoding: requests that get one token, at `context` tokens each. chunk: prompt tokens, at their mean context."""
     tokens = np.asarray(decoding + chunk, dtype=float)
     together = tokens * work.expert_replicas
     experts = work.expert_bytes * distinct_share(work.expert_share, together)
@@ -72,7 +72,9 @@ def step_time(
     compute = compute + pairs + _prefill_attention(work, rates, chunk, chunk_context)
     communication = _communication(work, rates, tokens)
     gaps = work.layers * rates.layer
-    launched = work.layers * np.where(tokens > rates.graph_tokens, rates.launch, np.where(chunk > 0.0, rates.piecewise, 0.0))
+    launched = work.layers * np.where(
+        tokens > rates.graph_tokens, rates.launch, np.where(chunk > 0.0, rates.piecewise, 0.0)
+    )
     host = rates.step + rates.sequence * decoding
     return StepTime(
         weights=np.asarray(weights),

@@ -13,7 +13,6 @@ from planner.memory.kv_cache.dtypes import KV_DTYPES
 from planner.model.attention import (
     CompressedAttention,
     CrossAttention,
-    KVAttention,
     LayerState,
     MLAttention,
     RecurrentState,
@@ -93,7 +92,7 @@ class Kernels:
 
 
 KERNELS = ("bf16", "fp8", "fp8_weight", "int8", "int8_weight", "int4_weight", "fp4", "fp4_weight")
-"""How a matrix product is done: in 16 bits; natively in fp8, int8 or fp4; or weight-only, in 16 bits after unpacking."""
+"""How a matrix product is done: in 16 bits; natively in fp8, int8 or fp4; or weight-only, unpacked to 16 bits."""
 
 
 def stacked(works: Sequence[Work]) -> Work:
@@ -106,7 +105,7 @@ def stacked(works: Sequence[Work]) -> Work:
 def work_of(estimate: Estimate, quantization: Quantization | None) -> tuple[Work, Kernels]:
     """What a step of this engine costs on one rank. The estimate must have an engine and its weights."""
     engine, model = estimate.engine, estimate.model
-    assert engine is not None and estimate.stages
+    assert engine is not None
     tp, ep = engine.tensor_parallel_size, engine.expert_parallel_size
     groups = _group_bytes(estimate)
     flops = _group_flops(model, tp, ep)
@@ -290,6 +289,9 @@ def _kernels(model: Model, engine: Engine, quantization: Quantization | None) ->
         for group, module in largest.items():
             if group in found and module.quantizable:
                 found[group] = kernel_of(quantization.scheme_for(module, at), quantization, engine.capability)
+    for group, flag in (("experts", "moe_backend"), ("attention", "linear_backend"), ("mlp", "linear_backend")):
+        if engine.args.get(flag) == "marlin" and found[group] in ("fp8", "fp4"):
+            found[group] += "_weight"
     mla = any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
     return Kernels(**found, mla=mla)
 
