@@ -21,6 +21,7 @@ from planner.engine.version import NEWEST, VllmVersion, parse_version
 from planner.errors import InputError, Reason, Refusal, UnknownArchitectureError
 from planner.hardware.catalogue import Gpu, find_gpu, with_memory
 from planner.memory.budget import Estimate, estimate
+from planner.memory.draft import Draft, draft_of
 from planner.memory.quantization import Quantization, quantization
 from planner.memory.quantization.recipes import what_if
 from planner.model.architecture import Model
@@ -101,6 +102,8 @@ class Inputs:
     checkpoint: CheckpointFacts | None = None
     assumed: Mapping[str, str] = field(default_factory=dict)
 
+    draft: Draft | None = None
+    """The draft of speculative_config."""
     refused: Reason | None = None
     """vLLM would not take the quantization, whatever the card."""
     ask_vllm: bool = False
@@ -126,6 +129,7 @@ class Inputs:
             version=self.version,
             usage=self.usage,
             memory_used=self.memory_used,
+            draft=self.draft,
             assumed=self.assumed,
         )
 
@@ -194,6 +198,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     else:
         raise InputError("model: missing; pass a catalogue name, a folder, a config.json or a Hub id")
     what = _text(request, "what_if_quantization")
+    version = parse_version(_text(request, "vllm_version") or str(NEWEST))
     quant, refused = (None, None) if asks else _quantization(model, loaded, args, what)
     if what is not None:
         assumed = {**assumed, "weights": f"as a {what} checkpoint made with the usual recipe"}
@@ -204,7 +209,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         gpu_request={key: request[key] for key in _GPU_KEYS if request.get(key) is not None},
         args=args,
         quantization=quant,
-        version=parse_version(_text(request, "vllm_version") or str(NEWEST)),
+        version=version,
         usage=_usage(request),
         workload=_workload(request.get("workload")),
         memory_used=_memory_used(request.get("gpu_memory_used_gib")),
@@ -214,6 +219,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         assumed=assumed,
         ask_vllm=asks,
         refused=refused,
+        draft=_draft(args, model, loaded, quant, version),
     )
 
 
@@ -287,6 +293,20 @@ def _checkpoint(loaded: LoadedConfig | None) -> CheckpointFacts | None:
     if loaded.source is Source.HUB:
         return hub_facts(loaded.name, revision=loaded.revision)
     return local_facts(loaded.folder) if loaded.folder is not None else None
+
+
+def _draft(
+    args: EngineArgs,
+    model: Model,
+    loaded: LoadedConfig | None,
+    quant: Quantization | None,
+    version: VllmVersion,
+) -> Draft | None:
+    def load(name: str, revision: str | None) -> LoadedConfig:
+        return load_config(name, revision=revision)
+
+    config = loaded.config if loaded is not None else None
+    return draft_of(args, model, load, config=config, target_quantization=quant, version=version)
 
 
 def _overrides(args: EngineArgs) -> Mapping[str, Any]:

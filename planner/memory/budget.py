@@ -14,8 +14,10 @@ from planner.engine.version import NEWEST, VllmVersion
 from planner.errors import InputError, Reason, Refusal
 from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
+from planner.memory.draft import Draft, DraftBytes
 from planner.memory.kv_cache import KVCachePlan, plan_kv_cache
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
+from planner.memory.lora import lora_stages
 from planner.memory.offload import offloaded_bytes
 from planner.memory.overhead import Overhead, available_error, overhead
 from planner.memory.quantization import Quantization
@@ -207,6 +209,7 @@ def estimate(
     usage: Usage = "server",
     memory_used: int = 0,
     assumed: Mapping[str, str] | None = None,
+    draft: Draft | None = None,
 ) -> Estimate:
     """What vLLM would make of this launch.
 
@@ -220,7 +223,7 @@ def estimate(
     try:
         engine = resolve(model, gpu, args, version, usage)
         rules.check(model, gpu, engine, quantization)
-        return _estimate(model, gpu, engine, quantization, memory_used, dict(assumed or {}))
+        return _estimate(model, gpu, engine, quantization, memory_used, dict(assumed or {}), draft)
     except Refusal as refusal:
         return Estimate(status="refused", reasons=(refusal.reason,), model=model, gpu=gpu, engine=engine)
 
@@ -232,9 +235,13 @@ def _estimate(
     quantization: Quantization | None,
     memory_used: int,
     assumed: dict[str, str],
+    draft: Draft | None,
 ) -> Estimate:
     placement = placement_of(engine, quantization)
-    stages = weights_of(model, engine, placement)
+    if draft is not None:
+        draft.check(engine)
+        placement = draft.placement(placement)
+    stages = with_extras(weights_of(model, engine, placement), model, engine, placement, draft)
     last = len(stages) - 1
     beside = tuple(overhead_of(model, gpu, engine, quantization, last_stage=stage.pp_rank == last) for stage in stages)
     offloaded = offloaded_bytes(model, placement, engine, stages)
@@ -242,7 +249,9 @@ def _estimate(
     plan = None
     if has_kv_cache(model):
         own = checkpoint_kv_dtype(quantization.parameters, engine.vllm_version) if quantization is not None else None
-        plan = plan_kv_cache(model, engine, gpu, available, checkpoint_kv_dtype=own)
+        plan = plan_kv_cache(
+            model, engine, gpu, available, checkpoint_kv_dtype=own, draft=draft.model if draft is not None else None
+        )
     ranks = tuple(
         Rank(
             pp_rank=stage.pp_rank,
@@ -284,9 +293,33 @@ def _estimate(
         warnings=(
             *(plan.notes if plan else ()),
             *(quantization.notes if quantization else ()),
+            *(draft.notes if draft else ()),
             *([] if failures else under_load),
         ),
     )
+
+
+def with_extras(
+    stages: tuple[StageWeights, ...], model: Model, engine: Engine, placement: Placement, draft: Draft | None
+) -> tuple[StageWeights, ...]:
+    """The stages with LoRA's slots, and the draft's weights on the last one: all part of "Model loading took"."""
+    max_split = loading_max_split(engine.vllm_version)
+    slots = lora_stages(model, engine, placement, [stage.layers for stage in stages], max_split=max_split)
+    drafted = DraftBytes() if draft is None else draft.weights(engine, placement, max_split=max_split)
+    found = []
+    for stage, lora in zip(stages, slots, strict=True):
+        of_draft = drafted if stage.pp_rank == len(stages) - 1 else DraftBytes()
+        extra = lora.tensor_bytes + of_draft.tensor_bytes
+        groups = {**stage.groups, "other": stage.groups["other"] + extra}
+        found.append(
+            replace(
+                stage,
+                groups=groups,
+                tensor_bytes=stage.tensor_bytes + extra,
+                block_bytes=stage.block_bytes + lora.block_bytes + of_draft.block_bytes,
+            )
+        )
+    return tuple(found)
 
 
 def placement_of(engine: Engine, quantization: Quantization | None) -> Placement:
@@ -297,6 +330,7 @@ def placement_of(engine: Engine, quantization: Quantization | None) -> Placement
         dtype=engine.dtype,
         capability=engine.capability,
         quantization=quantization,
+        enable_lora=bool(engine.args.get("enable_lora")),
         vllm_version=engine.vllm_version,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_num_seqs=engine.max_num_seqs,

@@ -49,6 +49,8 @@ class Placement:
     max_num_batched_tokens: int = 2048
     """Sizes the buffers that a few models allocate while they are built (EngineBuffer)."""
     max_num_seqs: int = 128
+    enable_lora: bool = False
+    """Adapters rule out some expert kernels, and with them their layouts."""
     towers_on_every_stage: bool = False
     """Encoders of images are built on all pipeline stages: vLLM before 0.33, or its V1 model runner."""
 

@@ -33,9 +33,12 @@ class Mxfp4Experts(BlockFloat):
         raise NotImplementedError("mxfp4 checkpoints leave linear layers in the model's dtype")
 
     def on_triton(self, at: Placement) -> bool:
-        """vLLM has brought triton_kernels along since 0.12 (third_party); before, Marlin is what an install has."""
+        """vLLM has brought triton_kernels along since 0.12 (third_party); before, Marlin is what an install has.
+
+        LoRA adapters have no Triton kernels here either.
+        """
         capable = at.capability is not None and HOPPER <= at.capability < 120
-        return self.triton and capable and at.vllm_version >= (0, 12)
+        return self.triton and capable and not at.enable_lora and at.vllm_version >= (0, 12)
 
     def stack(self, s: Stack) -> Iterator[Named]:
         if self.on_triton(s.at):

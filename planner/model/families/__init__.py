@@ -32,6 +32,7 @@ _MODULES = (
     "encoder",
 )
 _registry: dict[str, Family] = {}
+_loaded: list[bool] = []
 _conversions: dict[str, Callable[[Family], Family]] = {}
 
 
@@ -124,6 +125,7 @@ def _conversion(architecture: str) -> Family | None:
 
 
 def _load() -> None:
-    if not _registry:
+    if not _loaded:
         for module in _MODULES:
             importlib.import_module(f"{__name__}.{module}")
+        _loaded.append(True)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 KNEE_SHARE = 0.8
 """The knee: the smallest concurrency with this share of the most output tokens/s that the engine reaches."""
 
+_WORTH_SAYING = 0.1
+"""The share of the time between tokens from which on prompts are named as a reason."""
+
 _BINDS = {
     "weights": "memory bandwidth, reading weights",
     "kv": "memory bandwidth, reading KV cache",
@@ -277,8 +280,9 @@ def _bound_by(shares: Mapping[str, float], found: Steady, speed: Speed, load: Lo
     else:
         text = f"decode is bound by {_BINDS[first]} ({shares[first]:.0%} of the step)"
     parts = [text]
-    if float(np.max(found.mixed_share)) >= 0.5:
-        parts.append(f"prompts are computed in {float(np.max(found.mixed_share)):.0%} of the steps")
+    prompts = 1.0 - float(np.max(found.decode.total / found.tpot))
+    if prompts >= _WORTH_SAYING:
+        parts.append(f"the prompts of other requests take {prompts:.0%} of the time between tokens")
     if not sustained:
         parts.append("the request rate is more than the engine serves: the queue grows without end")
     elif float(np.max(load.concurrency)) > 1.02 * float(np.max(found.running)):

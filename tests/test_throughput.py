@@ -1,0 +1,279 @@
+"""The speed model: what it must reach on measurements it has not seen, what must hold whatever the constants."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.calibration import serving
+from planner.calibration.serving_fit import FOLDS, batch_of, fit_constants, fold_of, prior
+from planner.calibration.serving_rows import FILES, cases
+from planner.errors import InputError
+from planner.hardware import cpu_speed
+from planner.planning.throughput import curve, knee, predict, speed_of
+from planner.planning.throughput.rates import constants_file
+from planner.planning.throughput.steady import steady
+from planner.planning.throughput.step import distinct_share
+from planner.planning.throughput.work import stacked, work_of
+from planner.request import Workload, answer, prepare
+
+LLAMA = {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "H100-SXM-80GB", "max_model_len": 16384}
+
+
+def _predicted(request: dict, **workload):
+    inputs = prepare(request)
+    return predict(inputs, inputs.estimate(), Workload(**workload))
+
+
+# --- accuracy -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return serving.judge(cases()[0], constants_file()["folds"])
+
+
+def test_errors_on_sources_left_out_of_the_fit_meet_the_targets(judged):
+    found = serving.headline(judged)
+    for name, (what, limit) in serving.TARGETS.items():
+        assert found[name] <= limit, f"{what}: {found[name]:.1%}, at most {limit:.0%} is wanted"
+
+
+def test_the_constants_file_states_the_errors_that_its_folds_have(judged):
+    for name, error in serving.headline(judged).items():
+        assert constants_file()["errors"][name] == pytest.approx(error, abs=0.005)
+
+
+def test_ranks_of_output_tokens_within_a_model_and_card(judged):
+    ranks = serving.kendalls(judged)
+    assert len(ranks) == 10
+    missed = {source for source, rank in ranks.items() if rank < serving.KENDALL_TARGET}
+    # int4 experts on a B200 were measured nowhere else, so that held out they are predicted too fast.
+    assert missed <= {"moonshotai/Kimi-K2.5 on b200_sxm"}
+    assert min(ranks.values()) > 0.75
+
+
+def test_no_source_of_serving_is_far_off(judged):
+    for source in {row.case.source for row in judged if row.case.file == FILES[0]}:
+        rows = [row for row in judged if row.case.source == source]
+        assert serving.median_error(serving.of(rows, figure="tpot")) < 0.22, source
+        assert serving.median_error(serving.of(rows, figure="ttft")) < 0.42, source
+
+
+def test_the_page_is_what_the_command_writes():
+    from pathlib import Path
+
+    page = Path(__file__).parent.parent / "docs" / "accuracy-serving.md"
+    assert page.read_text(encoding="utf-8") == serving.accuracy_page(*cases())
+
+
+def test_each_source_is_in_one_fold_and_the_fold_does_not_know_it():
+    found, _ = cases()
+    folds = fold_of(found)
+    assert set(folds.values()) == set(range(FOLDS))
+    cards_of = {case.card: set() for case in found}
+    for case in found:
+        cards_of[case.card].add(folds[case.source])
+    only_source = [card for card, where in cards_of.items() if len(where) == 1 and "GB10" in card]
+    assert only_source, "the GB10 has one publisher"
+    fold = folds[next(case.source for case in found if "GB10" in case.card)]
+    assert "bandwidth@unified" not in constants_file()["folds"][fold]
+
+
+def test_a_fit_recovers_constants_from_its_own_predictions():
+    found, _ = cases()
+    some = [case for case in found if case.source == "meta-llama/Llama-3.1-70B on h100_sxm"][:20]
+    names = batch_of(some).names
+    truth = {name: prior(name)[0] * (1.2 if name == "kv_bandwidth" else 1.0) for name in names}
+    from planner.calibration.serving_fit import Predictor
+
+    figures = Predictor(batch_of(some)).figures(np.array([truth[name] for name in names]))
+    made = [
+        replace(case, measured={"tpot": float(figures["tpot"][i]), "ttft": float(figures["ttft"][i])})
+        for i, case in enumerate(some)
+    ]
+    fitted = fit_constants(made)
+    again = Predictor(batch_of(made)).figures(np.array([fitted[name] for name in names]))
+    assert np.median(np.abs(again["tpot"] / figures["tpot"] - 1)) < 0.01
+
+
+def test_kendall():
+    assert serving.kendall([(1, 10), (2, 20), (3, 30)]) == 1
+    assert serving.kendall([(3, 10), (2, 20), (1, 30)]) == -1
+    assert serving.kendall([(1, 1), (2, 3), (3, 2)]) == pytest.approx(1 / 3)
+
+
+# --- physics ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_request_is_never_faster_than_reading_its_weights():
+    for gpu, gbs in (("L40S", 864), ("H100-SXM-80GB", 3350), ("A100 80GB SXM4", 2039)):
+        result = _predicted({**LLAMA, "gpu": gpu}, concurrency=1, input_len=128, output_len=128)
+        assert result.point.tpot_ms > 15.0e9 / (gbs * 1e9) * 1e3
+        assert result.point.tpot_ms < 2.2 * 15.0e9 / (gbs * 1e9) * 1e3
+
+
+def test_more_requests_give_more_tokens_and_each_waits_longer():
+    inputs = prepare(LLAMA)
+    points = curve(speed_of(inputs, inputs.estimate(), Workload()), Workload())
+    for fewer, more in zip(points, points[1:], strict=False):
+        assert more.output_tokens_per_s > 0.97 * fewer.output_tokens_per_s
+        assert more.tpot_ms >= 0.999 * fewer.tpot_ms
+        assert more.ttft_ms >= 0.999 * fewer.ttft_ms
+    assert points[0].concurrency < knee(points).concurrency < points[-1].concurrency
+
+
+def test_little_s_law_holds():
+    result = _predicted(LLAMA, concurrency=32, input_len=1000, output_len=200).point
+    seconds = (result.ttft_ms + 199 * result.tpot_ms) / 1e3
+    assert 32 / seconds == pytest.approx(result.requests_per_s, rel=0.02)
+
+
+def test_requests_beyond_the_kv_cache_queue():
+    small = {**LLAMA, "gpu": "L40S", "gpu_memory_utilization": 0.5}
+    result = _predicted(small, concurrency=256, input_len=4000, output_len=200)
+    assert result.point.running < 100
+    assert result.point.queued_ms > 0.5 * result.point.ttft_ms
+    assert "the KV cache lets" in result.bound_by
+    few = _predicted({**LLAMA, "max_num_seqs": 4}, concurrency=16)
+    assert few.point.running == 4
+    assert "--max-num-seqs lets 4" in few.bound_by
+
+
+def test_a_prefix_that_is_cached_saves_its_prefill():
+    cold = _predicted(LLAMA, concurrency=8, input_len=8000, output_len=100)
+    warm = _predicted(LLAMA, concurrency=8, input_len=8000, output_len=100, prefix_hit_rate=0.9)
+    assert warm.point.ttft_ms < 0.5 * cold.point.ttft_ms
+    assert warm.point.output_tokens_per_s > cold.point.output_tokens_per_s
+
+
+def test_a_request_rate_is_served_or_said_to_be_too_much():
+    light = _predicted(LLAMA, request_rate=2.0, input_len=500, output_len=100)
+    assert light.sustained
+    assert light.point.requests_per_s == pytest.approx(2.0, rel=0.1)
+    heavy = _predicted(LLAMA, request_rate=500.0, input_len=500, output_len=100)
+    assert not heavy.sustained
+    assert "more than the engine serves" in heavy.bound_by
+
+
+def test_experts_touched():
+    assert distinct_share(8 / 256, 1) == pytest.approx(8 / 256)
+    assert distinct_share(8 / 256, 64) == pytest.approx(0.868, abs=0.001)
+    assert distinct_share(1.0, 1) == pytest.approx(1.0)
+
+
+def test_a_mixture_of_experts_computes_with_its_active_parameters():
+    inputs = prepare({"model": "Qwen/Qwen3-30B-A3B", "gpu": "H100-SXM-80GB", "max_model_len": 8192})
+    work, kernels = work_of(inputs.estimate(), None)
+    active = work.attention_flops + work.mlp_flops + work.expert_flops + work.head_flops
+    assert active == pytest.approx(2 * 3.0e9, rel=0.05)
+    assert work.expert_bytes == pytest.approx(2 * 29.0e9, rel=0.02)
+    assert kernels.experts == "bf16"
+
+
+def test_windows_limit_what_is_read():
+    inputs = prepare({"model": "openai/gpt-oss-20b", "gpu": "H100-SXM-80GB", "max_model_len": 8192})
+    work, kernels = work_of(inputs.estimate(), inputs.quantization)
+    assert work.window == 128
+    assert work.kv_window == work.kv_full == 12 * 2 * 8 * 64 * 2
+    assert (kernels.attention, kernels.experts) == ("bf16", "fp4_weight")
+
+
+@pytest.mark.parametrize(
+    ("request_", "mlp"),
+    [
+        ({"model": "RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "gpu": "H100-SXM-80GB"}, "fp8"),
+        ({"model": "RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "gpu": "A100 80GB SXM4"}, "fp8_weight"),
+        ({"model": "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", "gpu": "L40S"}, "int4_weight"),
+        ({"model": "RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8", "gpu": "L40S"}, "int8"),
+        ({"model": "RedHatAI/Llama-3.1-8B-Instruct-NVFP4", "gpu": "B200"}, "fp4"),
+    ],
+)
+def test_kernels(request_, mlp):
+    inputs = prepare({**request_, "max_model_len": 4096})
+    assert work_of(inputs.estimate(), inputs.quantization)[1].mlp == mlp
+
+
+def test_tensor_parallelism_costs_collectives_more_over_pcie():
+    one = _predicted({**LLAMA, "gpu": "L40S"}, concurrency=1)
+    four = _predicted({**LLAMA, "gpu": "L40S", "tensor_parallel_size": 4}, concurrency=1)
+    assert one.decode_shares["communication"] == 0
+    assert four.decode_shares["communication"] > 0.05
+    assert one.point.tpot_ms / 4 < four.point.tpot_ms < one.point.tpot_ms
+
+
+def test_arrays_give_what_single_predictions_give():
+    inputs = prepare(LLAMA)
+    estimate = inputs.estimate()
+    speed = speed_of(inputs, estimate, Workload())
+    together = curve(speed, Workload(), [1, 7, 64])
+    for point, concurrency in zip(together, (1, 7, 64), strict=True):
+        alone = predict(inputs, estimate, Workload(concurrency=concurrency))
+        assert alone.point.tpot_ms == pytest.approx(point.tpot_ms)
+        assert alone.point.ttft_ms == pytest.approx(point.ttft_ms)
+    assert stacked([speed.work, speed.work]).layers.tolist() == [32, 32]
+    assert callable(steady)
+
+
+# --- answers ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_has_throughput_when_a_workload_is_given():
+    found = answer({**LLAMA, "workload": {"concurrency": 16, "price_per_gpu_hour": 2.0}})["throughput"]
+    json.dumps(found)
+    assert {"output_tokens_per_s", "total_tokens_per_s", "ttft_ms", "tpot_ms", "running", "bound_by"} <= set(found)
+    assert found["running"] == 16
+    assert sum(found["decode_shares"].values()) == pytest.approx(1, abs=0.01)
+    per_hour = found["output_tokens_per_s"] * 3600 / 1e6
+    assert found["cost_per_million_output_tokens"] == pytest.approx(2.0 / per_hour, rel=0.01)
+    assert "throughput" not in answer(LLAMA)
+
+
+def test_a_card_without_known_bandwidth_keeps_its_estimate():
+    result = answer({**LLAMA, "gpu": "cpu", "kv_cache_memory_bytes": 1 << 33, "workload": {"concurrency": 1}})
+    assert result["status"] == "fits"
+    assert result["throughput"]["basis"] == "assumed"
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [{"request_rate": 0}, {"request_rate": "fast"}, {"prefix_hit_rate": 1.5}, {"concurrency": 1.5}, {"users": 3}],
+)
+def test_a_wrong_workload_names_its_key(workload):
+    with pytest.raises(InputError, match="workload"):
+        prepare({**LLAMA, "workload": workload})
+
+
+def test_a_prediction_takes_a_few_milliseconds():
+    inputs = prepare(LLAMA)
+    estimate = inputs.estimate()
+    predict(inputs, estimate, Workload())
+    times = []
+    for _ in range(20):
+        begin = time.process_time()
+        predict(inputs, estimate, Workload(concurrency=32))
+        times.append(time.process_time() - begin)
+    assert sorted(times)[5] < 0.010, "5 ms on an idle machine"
+
+
+def test_a_workload_travels_through_json():
+    load = Workload(concurrency=3, request_rate=0.5, prefix_hit_rate=0.25)
+    assert prepare({**LLAMA, "workload": load.to_dict()}).workload == load
+    assert Workload().to_dict() == {"concurrency": 1, "input_len": 1024, "output_len": 256}
+
+
+# --- CPU ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cpu_s_speed_is_measured_once_and_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu_speed.cpu_speed.cache_clear()
+    first = cpu_speed.cpu_speed()
+    assert 0.5 < first.bandwidth_gbs < 3000
+    assert 0.001 < first.bf16_tflops < 500
+    monkeypatch.setattr(cpu_speed, "measure", lambda: pytest.fail("it was measured again"))
+    cpu_speed.cpu_speed.cache_clear()
+    assert cpu_speed.cpu_speed() == first
+    cpu_speed.cpu_speed.cache_clear()
