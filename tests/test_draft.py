@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -44,7 +45,8 @@ def launch(model: str, tmp_path: Path, **args: Any) -> tuple[Inputs, Engine, Pla
     if model in CONFIGS:
         (tmp_path / "config.json").write_text(json.dumps(CONFIGS[model]))
         model = str(tmp_path)
-    inputs = prepare({"model": model, "gpu": "H100-SXM-80GB", "max_model_len": 512, **args})
+    with mock.patch("planner.request.load_config", load):  # knows the drafts that the catalogue has not
+        inputs = prepare({"model": model, "gpu": "H100-SXM-80GB", "max_model_len": 512, **args})
     engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage)
     at = Placement(
         tp_size=engine.tensor_parallel_size,

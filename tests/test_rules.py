@@ -72,13 +72,6 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str | None]] = [
         "--max-cpu-loras",
     ),
     (
-        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 0}},
-        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}},
-        "speculative_tokens",
-        SPECULATIVE,
-    ),
-    ({"speculative_config": {"method": "ngram"}}, {"speculative_config": None}, "speculative_tokens", SPECULATIVE),
-    (
         {"max_num_seqs": 512, "max_num_batched_tokens": 256},
         {"max_num_seqs": 256},
         "batched_tokens_below_seqs",

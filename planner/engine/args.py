@@ -169,8 +169,7 @@ def _fits(kind: str, value: JsonValue) -> bool:
     if value is None:
         return True
     if kind in ("int", "human_int"):
-        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-        return whole
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
     if kind == "float":
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
     if kind == "bool":

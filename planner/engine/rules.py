@@ -205,23 +205,15 @@ def _lora(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | N
 
 
 def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
-    """config/speculative.py _verify_args (0.33)."""
+    """config/speculative.py _verify_args (0.33); what makes no sense at all is wrong input (memory/draft.py)."""
     config = engine.args.get("speculative_config")
     if not isinstance(config, Mapping):
         return
-    flag, count, method = "--speculative-config", config.get("num_speculative_tokens"), config.get("method")
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count <= 0):
-        raise Refusal("speculative_tokens", f"Expected num_speculative_tokens to be greater than zero ({count}).", flag)
-    if count is None and method == "ngram":
-        raise Refusal(
-            "speculative_tokens",
-            "num_speculative_tokens must be provided with speculative model unless the draft model config contains an "
-            "n_predict parameter.",
-            flag,
-        )
     low, high = config.get("prompt_lookup_min"), config.get("prompt_lookup_max")
     if isinstance(low, int) and isinstance(high, int) and low > high:
-        raise Refusal("prompt_lookup", f"prompt_lookup_min={low} must be <= prompt_lookup_max={high}", flag)
+        raise Refusal(
+            "prompt_lookup", f"prompt_lookup_min={low} must be <= prompt_lookup_max={high}", "--speculative-config"
+        )
 
 
 RULES: tuple[Rule, ...] = (

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
-from lora_draft_cases import CONFIGS, DRAFTS, LORAS  # noqa: E402
+from lora_draft_cases import CONFIGS, DRAFTS, LORAS  # type: ignore[import-not-found]  # noqa: E402
 
 GPU = {
     "name": "NVIDIA H100 80GB HBM3",
@@ -224,7 +224,7 @@ def main() -> None:
     stdout = os.dup(1)
     os.dup2(2, 1)
     sys.path.insert(0, str(ROOT / "planner" / "engine" / "ask_vllm"))
-    import batch
+    import batch  # type: ignore[import-not-found]
 
     case = batch._load({"gpu": GPU, "vllm_source": options.source, "architectures": []})
     weights = sys.modules[f"{case.__package__}.weights"]
