@@ -31,7 +31,7 @@ from planner.model.families import build_model
 from planner.units import GIB
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHES = (ROOT / "planner/data/launches.jsonl", Path("/work/shared/data/measured-launches.jsonl"))
+LAUNCHES = ROOT / "planner" / "measured" / "launches.jsonl"
 BEGIN, END = "<!-- kv_accuracy: begin -->", "<!-- kv_accuracy: end -->"
 TOLERANCE = 0.005
 ERAS = ("0.33.0", "0.28.0", "0.24.0", "0.19.0", "0.12.0", "0.11.2", "0.10.2", "0.9.2", "0.8.5", "0.6.6")
@@ -260,7 +260,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="a line for every launch")
     parser.add_argument("--write", type=Path, help="put the table between the markers of this file")
     options = parser.parse_args()
-    path = options.launches or next(path for path in LAUNCHES if path.exists())
+    path = options.launches or LAUNCHES
     results = [result for row in launches(path) if (result := predict(row)) is not None]
     text = table(results, every=options.all)
     if options.write:
