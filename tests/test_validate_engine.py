@@ -129,7 +129,10 @@ def test_start_that_fails_in_the_engines_process_gives_the_root_cause():
 @pytest.mark.parametrize("stage", ["importing vLLM", "loading weights"])
 def test_interrupted_start_leaves_nothing(stage):
     """Ctrl-C early, and when vLLM's workers are up."""
+    # A test run in the background of a shell inherits an ignored SIGINT.
     script = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from planner.engine.launch import LaunchSpec, launch
         args = {{"max_model_len": 2048, "dtype": "bfloat16", "tensor_parallel_size": 2}}
         spec = LaunchSpec(

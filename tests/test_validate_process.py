@@ -110,7 +110,10 @@ def test_second_interrupt_does_not_stop_the_cleaning_up(tmp_path):
     """Two Ctrl-C in a row, as an impatient person does, on a real process."""
     child = tmp_path / "child.py"
     child.write_text(STUBBORN_CHILD + "time.sleep(600)", encoding="utf-8")
+    # A test run in the background of a shell inherits an ignored SIGINT.
     script = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from pathlib import Path
         from planner.engine import launch as module
         module._CHILD = Path({str(child)!r})
