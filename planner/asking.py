@@ -16,10 +16,10 @@ from planner.engine.version import parse_version
 from planner.errors import InputError, Reason
 from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
-from planner.memory.budget import Estimate, Rank, available_memory, not_free
+from planner.memory.budget import Estimate, available_memory, not_free, ranks_of
 from planner.memory.kv_cache import KVCachePlan
 from planner.memory.overhead import available_error, overhead
-from planner.memory.weights import StageWeights, pipeline_ranges
+from planner.memory.weights import StageWeights
 from planner.model.architecture import Layer, Model
 from planner.model.config import Config, LoadedConfig
 from planner.model.families.common import config_dtype, context_length
@@ -70,7 +70,6 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
     room = max(0, min(available))
     answer = _ask(inputs.loaded, inputs, engine, (room,), python)
     plan, failure = _plan(answer, engine, room)
-    per_block = answer["kv"]["bytes_per_block"] if answer.get("kv") else [0] * len(stages)
     failures = not_free(inputs.gpu, engine, requested, inputs.memory_used) or ([failure] if failure else [])
     error = available_error(inputs.model, engine)
     return replace(
@@ -81,16 +80,7 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
         requested_bytes=requested,
         stages=stages,
         overheads=beside,
-        ranks=tuple(
-            Rank(
-                pp_rank=stage.pp_rank,
-                weights_bytes=stage.tensor_bytes,
-                loading_bytes=stage.block_bytes,
-                available_kv_bytes=left,
-                num_blocks=max(0, left // size) if size else 0,
-            )
-            for stage, left, size in zip(stages, available, per_block, strict=True)
-        ),
+        ranks=ranks_of(stages, available, plan),
         kv_cache=plan,
         basis={"weights": "exact", **beside[-1].basis, "kv_cache": beside[-1].basis["available_kv"]},
         assumed={"activation_peak": "that of a dense decoder with the config's hidden and intermediate size"},
@@ -149,15 +139,12 @@ def _as_resolved(engine: Engine, resolved: Mapping[str, Any]) -> Engine:
     return replace(engine, **{name: resolved[name] for name in names if name in resolved})
 
 
-_GROUP_OF: Mapping[str, Group] = {group: group for group in GROUPS}
-
-
 def _stage(answer: Mapping[str, Any], model: Model, engine: Engine) -> StageWeights:
     groups: dict[Group, int] = dict.fromkeys(GROUPS, 0)
     for name, size in answer["groups"].items():
-        groups[_GROUP_OF.get(name, "other")] += size
+        groups[name if name in groups else "other"] += size
     stock = loading_max_split(engine.vllm_version) is None
-    start, end = answer.get("layers") or (0, len(pipeline_ranges(len(model.layers), 1)[0]))
+    start, end = answer.get("layers") or (0, len(model.layers))
     return StageWeights(
         pp_rank=answer["pp_rank"],
         layers=range(start, end),

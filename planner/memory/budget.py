@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
@@ -252,18 +252,7 @@ def _estimate(
         plan = plan_kv_cache(
             model, engine, gpu, available, checkpoint_kv_dtype=own, draft=draft.model if draft is not None else None
         )
-    ranks = tuple(
-        Rank(
-            pp_rank=stage.pp_rank,
-            weights_bytes=stage.tensor_bytes,
-            loading_bytes=stage.block_bytes,
-            available_kv_bytes=room,
-            num_blocks=max(0, room // per_block) if per_block else 0,
-        )
-        for stage, room, per_block in zip(
-            stages, available, plan.bytes_per_block_by_stage if plan else [0] * len(stages), strict=True
-        )
-    )
+    ranks = ranks_of(stages, available, plan)
     full = max(zip(stages, available, beside, strict=True), key=lambda at: held_at_capture(offloaded, *at))
     capture, under_load = after_start(gpu, engine, full[2], held_at_capture(offloaded, *full), memory_used)
     failures = (
@@ -296,6 +285,21 @@ def _estimate(
             *(draft.notes if draft else ()),
             *([] if failures else under_load),
         ),
+    )
+
+
+def ranks_of(stages: Sequence[StageWeights], available: Sequence[int], plan: KVCachePlan | None) -> tuple[Rank, ...]:
+    """What each stage holds, and how many blocks its own room would make."""
+    per_block = plan.bytes_per_block_by_stage if plan else [0] * len(stages)
+    return tuple(
+        Rank(
+            pp_rank=stage.pp_rank,
+            weights_bytes=stage.tensor_bytes,
+            loading_bytes=stage.block_bytes,
+            available_kv_bytes=room,
+            num_blocks=max(0, room // size) if size else 0,
+        )
+        for stage, room, size in zip(stages, available, per_block, strict=True)
     )
 
 
