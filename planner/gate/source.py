@@ -1,0 +1,94 @@
+"""The files that the gate reads: found below the paths given, and read within bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from planner import strict_json
+from planner.errors import InputError
+from planner.text import printable
+
+MAX_BYTES = 4 << 20
+"""A deployment file of more is none that a person wrote; rendered charts have some 100 kB."""
+_NEVER_WALKED = frozenset((".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv", ".tox", ".mypy_cache"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A text file, read."""
+
+    path: Path
+    file: str
+    """As it is named in messages."""
+    text: str
+
+    @cached_property
+    def lines(self) -> tuple[str, ...]:
+        """Without their ends; line 1 is lines[0]."""
+        return tuple(self.text.split("\n"))
+
+
+def read(path: Path, file: str | None = None) -> Source:
+    """InputError for what is too large, not text or not a regular file."""
+    file = printable(path) if file is None else file
+    content = strict_json.read_bytes(path, file, MAX_BYTES)
+    if b"\0" in content:
+        raise InputError(f"{file}: is binary, not text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text (byte {error.start})") from None
+    return Source(path=path, file=file, text=text.replace("\r\n", "\n"))
+
+
+def walk(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> Iterator[Path]:
+    """The files of these folders that are `wanted`, and every file named itself, in order; each once.
+
+    Hidden folders are walked, those of version control and of caches are not; links that lead out of the folder given
+    are not followed. InputError for a path that is not there.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{printable(path)}: no such file or folder")
+        for found in _below(path, wanted) if path.is_dir() else (path,):
+            real = found.resolve()
+            if real not in seen:
+                seen.add(real)
+                yield found
+
+
+def _below(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _NEVER_WALKED)
+        for name in sorted(files):
+            path = Path(parent, name)
+            if wanted(path) and (not path.is_symlink() or path.resolve().is_relative_to(root)) and path.is_file():
+                yield path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """What a reader may read besides its own file: files below `root`, the folder that the gate was pointed at."""
+
+    root: Path
+
+    def read(self, source: Source, name: str) -> Source | None:
+        """The file that `source` calls `name`, relative to itself, then to the root; None where there is none.
+
+        InputError for a file that is there and cannot be read.
+        """
+        root = self.root.resolve()
+        for base in (source.path.parent, root):
+            try:
+                path = (base / name).resolve()
+            except (OSError, ValueError):
+                return None
+            if path.is_relative_to(root) and path.is_file():
+                return read(path, printable(path.relative_to(root)))
+        return None
