@@ -113,6 +113,12 @@ def find_gpu(name: str) -> Gpu:
     raise InputError(f"unknown GPU {printable(name) or '(empty)'}{_near(name)}")
 
 
+def cards_called(name: str) -> tuple[Gpu, ...]:
+    """Every card that a name could mean: "A100" all A100s; none for an unknown name."""
+    words = set(_words(name))
+    return tuple(gpu for gpu, known in _catalogue().words if words and words <= known)
+
+
 def with_memory(gpu: Gpu, gib: float) -> Gpu:
     """The same card with the total that the user has seen vLLM print, in GiB."""
     if isinstance(gib, bool) or not isinstance(gib, (int, float)) or not 0.0625 <= gib <= 65536 or math.isnan(gib):
