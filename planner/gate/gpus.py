@@ -30,7 +30,7 @@ def card_of_resource(name: str) -> str | None:
 
 
 def combined(named: str | None, default: str | None) -> str | None:
-    """The card to look up, of what the file names and what the policy gives: a bare slice is one of the default card."""
+    """The card to look up, of what a file names and what the policy gives; a bare slice is one of the default card."""
     if named is not None and named.startswith("MIG "):
         return f"{default} {named}" if default is not None else None
     return named or default

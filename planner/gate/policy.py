@@ -1,4 +1,4 @@
-"""What a team asks of every launch: vllm-fit.yaml, checked against data/policy.schema.json, as the rules for one path."""
+"""What a team asks of every launch: vllm-fit.yaml, checked against data/policy.schema.json, as rules for a path."""
 
 from __future__ import annotations
 
@@ -277,7 +277,9 @@ def _check_words(rules: Mapping[str, Any], where: str) -> None:
         for text in allow.get("vllm-versions", ()):
             SpecifierSet(as_range(text))
     except InvalidSpecifier:
-        raise InputError(f'{where}: allow.vllm-versions: {shown(text)}: not a version or a range like ">=0.11,<0.14"') from None
+        raise InputError(
+            f'{where}: allow.vllm-versions: {shown(text)}: not a version or a range like ">=0.11,<0.14"'
+        ) from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
