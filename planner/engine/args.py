@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,7 +91,7 @@ def parse_flags(words: Sequence[str]) -> tuple[EngineArgs, list[str]]:
     namespace, rest = _parser().parse_known_args(flat)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
-        raise InputError(f"unknown flag {printable(unknown[0])}; see `vllm serve --help`")
+        raise InputError(f"unknown flag {printable(unknown[0].partition('=')[0])}; see `vllm serve --help`")
     values = {name: value for name, value in vars(namespace).items() if name not in _table()["server"]}
     for name, path, value in nested:
         target = values.setdefault(name, {})
@@ -107,6 +108,24 @@ def engine_arg_names() -> frozenset[str]:
 def flag_of(name: str) -> str:
     """An argument's flag on the command line."""
     return str(_engine_table()[name]["flags"][0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """What a flag of `vllm serve` takes."""
+
+    name: str
+    kind: str
+    """int, human_int, float, str, json, or bool for one that takes no value."""
+    several: bool
+    """Whether it takes several words."""
+    of_server: bool
+    """Whether it concerns the API server alone, not the engine."""
+
+
+def find_flag(word: str) -> Flag | None:
+    """The flag that a word is, however its dashes are written; None for none of vLLM's."""
+    return _flags().get(word.replace("_", "-"))
 
 
 def takes_several(name: str) -> bool:
@@ -205,6 +224,16 @@ def _table() -> dict[str, dict[str, Any]]:
 @cache
 def _engine_table() -> dict[str, dict[str, Any]]:
     return {**_REMOVED, **_table()["engine"]}
+
+
+@cache
+def _flags() -> dict[str, Flag]:
+    server = _table()["server"]
+    return {
+        flag: Flag(name=name, kind=entry["kind"], several="nargs" in entry, of_server=name in server)
+        for name, entry in {**server, **_engine_table()}.items()
+        for flag in entry["flags"]
+    }
 
 
 class _Parser(argparse.ArgumentParser):

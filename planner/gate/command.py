@@ -6,12 +6,17 @@ Readers of shell and of YAML both end here. Nothing is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from planner.gate.launch import KEPT_ENVIRONMENT, Launch, Word
+from planner.gate import containers
+from planner.gate.arguments import Parsed, parsed
+from planner.gate.launch import KEPT_ENVIRONMENT, Launch, Word, visible_devices
 from planner.gate.source import Lookup, Source
+
+Environment = Mapping[str, str | None]
+"""Variables; None for one that is set to something the file does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,33 +28,237 @@ class Context:
     line: int
     """Where the launch begins: of the command, or of the container or service around it."""
     end_line: int
-    environment: Mapping[str, str | None] = field(default_factory=dict)
-    """What the command inherits; None for a variable that is set to something the file does not say."""
+    environment: Environment = field(default_factory=dict)
+    """What the command inherits."""
     image: str | None = None
+    version: str | None = None
+    """vLLM's, where something besides the image's tag says it."""
     gpu: str | None = None
     gpus: int | None = None
+    depth: int = 0
+    """How many scripts and wrappers are around it."""
+    settle: bool = False
+    """Whether line and end_line stay as they are, whatever lines a script inside takes."""
 
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)
 
+    def deeper(self, environment: Environment | None = None) -> Context:
+        """Inside one more wrapper, which sets these variables."""
+        return replace(self, depth=self.depth + 1, environment={**self.environment, **(environment or {})})
+
+
+MAX_DEPTH = 12
+"""Wrappers within wrappers; real ones have about four (srun, docker run, bash -c, env)."""
+
 
 def launches_of(words: Sequence[Word], context: Context) -> list[Launch]:
     """The vLLM launches that a command makes; none for any other command."""
-    raise NotImplementedError
+    if not words or context.depth > MAX_DEPTH:
+        return []
+    handler = _handler(words[0])
+    return handler(words, context) if handler is not None else []
 
 
 def launch_of_image(words: Sequence[Word], context: Context) -> list[Launch]:
-    """The launch of a container that only adds arguments (`args:`, compose `command:`) to the image's entry point."""
-    raise NotImplementedError
+    """The launch of a container that gives only arguments (`args:`, compose `command:`) to the image's entry point."""
+    found = launches_of(words, context) or _search(words, context)
+    if found:
+        return found
+    name = context.image
+    if name is not None and containers.serves(name):
+        return [_launch(words, context)]
+    if (name is None or "$" in name) and any(word.text.partition("=")[0] in _VLLM_FLAGS for word in words):
+        return [_launch(words, context)]
+    return []
 
 
-def version_of_image(image: str) -> str | None:
-    """vLLM's version from an image's tag ("vllm/vllm-openai:v0.11.0-x86_64" -> "0.11.0"); None where it says none."""
-    tag = image.partition("@")[0].rpartition(":")[2]
-    found = re.match(r"v?(\d+\.\d+(?:\.\d+)?)(?=$|[-._+a-z])", tag)
-    return found[1] if found else None
+_VLLM_FLAGS = frozenset(
+    ("--max-model-len", "--tensor-parallel-size", "--gpu-memory-utilization", "--served-model-name")
+)
+"""Flags that give vLLM away where the image's name is not known."""
 
 
-def kept(environment: Mapping[str, str | None]) -> dict[str, str]:
+def kept(environment: Environment) -> dict[str, str]:
     """The variables that matter to a launch."""
     return {name: value for name, value in environment.items() if name in KEPT_ENVIRONMENT and value is not None}
+
+
+# --- what may stand at the head of a command --------------------------------------------------------------------------
+
+Handler = Callable[[Sequence[Word], Context], list[Launch]]
+
+
+def _handler(word: Word) -> Handler | None:
+    if word.unknown is not None and "/" not in word.text:
+        return _search  # "$PYTHON -m vllm.entrypoints…"
+    name = word.text.rpartition("/")[2]
+    return next((handler for pattern, handler in _HEADS if pattern.fullmatch(name)), None)
+
+
+def _vllm(words: Sequence[Word], context: Context) -> list[Launch]:
+    version = words[0].text.partition("@")[2]
+    if version:  # uvx vllm@0.11.0 serve
+        context = context.with_(version=version)
+    return [_launch(words[2:], context)] if len(words) > 1 and words[1].text == "serve" else []
+
+
+def _python(words: Sequence[Word], context: Context) -> list[Launch]:
+    for index, word in enumerate(words[1:-1], 1):
+        following = words[index + 1]
+        if word.text == "-c":
+            from planner.gate.readers.python import code
+
+            return code(following.text, context, following.line)
+        if word.text == "-m":
+            return _module(following.text, words[index + 2 :], context)
+        if not word.text.startswith("-") and words[index - 1].text not in ("-X", "-W"):
+            return []
+    return []
+
+
+def _module(name: str, words: Sequence[Word], context: Context) -> list[Launch]:
+    if name in ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"):
+        return [_launch(words, context)]
+    if name in ("vllm", "vllm.entrypoints.cli.main", "vllm.scripts") and words and words[0].text == "serve":
+        return [_launch(words[1:], context)]
+    return []
+
+
+def _container(words: Sequence[Word], context: Context) -> list[Launch]:
+    run = containers.run_of(words, context.environment)
+    if run is None:
+        return []
+    devices = context.with_(gpus=run.gpus if run.gpus is not None else context.gpus, image=run.image)
+    inside = replace(devices, environment=run.environment, depth=context.depth + 1)
+    if run.entrypoint is not None:
+        return launches_of([run.entrypoint, *run.arguments], inside) or _search(run.arguments, inside)
+    return launch_of_image(run.arguments, inside)
+
+
+def _shell(words: Sequence[Word], context: Context) -> list[Launch]:
+    """bash -lc SCRIPT [NAME ARGUMENTS…]; a script's file is read for itself."""
+    for index, word in enumerate(words[1:-1], 1):
+        if re.fullmatch(r"-[a-zA-Z]*c[a-zA-Z]*", word.text):
+            rest = [following for following in words[index + 1 :] if not re.fullmatch(r"[-+][a-zA-Z]+", following.text)]
+            return _nested(rest[0], context, rest[1:]) if rest else []
+        if not word.text.startswith(("-", "+")) and not words[index - 1].text.endswith("o"):
+            return []
+    return []
+
+
+def _ssh(words: Sequence[Word], context: Context) -> list[Launch]:
+    """ssh [options] HOST COMMAND…: the words are joined, and a shell reads them there."""
+    index = 1
+    while index < len(words) and words[index].text.startswith("-"):
+        index += 2 if re.fullmatch(r"-[a-zA-Z]*[BbcDEeFIiJLlmOopQRSWw]", words[index].text) else 1
+    command = words[index + 1 :]
+    if not command:
+        return []
+    if len(command) == 1:
+        return _nested(command[0], replace(context, environment={}))
+    unknown = next((word.unknown for word in command if word.unknown), None)
+    text = " ".join(word.text for word in command)
+    return _nested(Word(text=text, line=command[0].line, unknown=unknown), replace(context, environment={}))
+
+
+def _nested(script: Word, context: Context, arguments: Sequence[Word] = ()) -> list[Launch]:
+    """The launches of a script in one word. arguments: its $0, $1 …"""
+    from planner.gate.readers.shell import script as read_script
+
+    given: dict[str, str | None] = {str(i): None if word.unknown else word.text for i, word in enumerate(arguments)}
+    return read_script(script.text, context.deeper(given), first_line=script.line)
+
+
+def _wrapper(words: Sequence[Word], context: Context) -> list[Launch]:
+    """A command in front of another one, whose own options say where it runs."""
+    return _search(words[1:], context)
+
+
+def _search(words: Sequence[Word], context: Context) -> list[Launch]:
+    """The first of these words that begins a launch; those before it set variables or say what the launch gets."""
+    environment: dict[str, str | None] = {}
+    for index, word in enumerate(words):
+        text = word.text
+        assigned = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", text, re.DOTALL)
+        if assigned:
+            environment[assigned[1]] = None if word.unknown else assigned[2]
+            continue
+        following = words[index + 1].text if index + 1 < len(words) else ""
+        context = _with_resources(text, following, context)
+        script = text.removeprefix("--wrap=")
+        if "vllm" in script and re.search(r"\s", script):
+            return _nested(replace(word, text=script), context.deeper(environment))
+        handler = None if text.startswith("-") or word.unknown else _handler(word)
+        if handler is not None and handler is not _wrapper:
+            found = handler(words[index:], context.deeper(environment))
+            if found:
+                return found
+    if words and words[0].unknown and len(words) > 2 and words[1].text == "-m":
+        return _module(words[2].text, words[3:], context.deeper(environment))
+    return []
+
+
+def _with_resources(option: str, following: str, context: Context) -> Context:
+    """What srun, uv and their like say of the launch."""
+    name, equals, value = option.partition("=")
+    value = value if equals else following
+    if name == "--container-image":
+        return context.with_(image=value)
+    if name in ("--with", "--from") and re.match(r"vllm(\[.*\])?==", value):
+        return context.with_(version=value.partition("==")[2])
+    if name in ("--gres", "--gpus", "--gpus-per-node", "--gpus-per-task", "--gpus-per-job", "-G"):
+        return slurm_gpus(name, value, context)
+    return context
+
+
+def slurm_gpus(option: str, value: str, context: Context) -> Context:
+    """Slurm's `--gres=gpu:h100:4` and `--gpus=h100:4`: the card where it is named, and how many."""
+    parts = value.split(",")[0].removeprefix("gpu:").split(":") if option == "--gres" else value.split(":")
+    if option == "--gres" and not value.startswith("gpu"):
+        return context
+    count = parts[-1] if parts[-1].isdigit() else None
+    name = parts[0] if len(parts) > 1 or count is None else None
+    known = name if name and name != "gpu" and "$" not in name else None
+    return context.with_(gpu=known or context.gpu, gpus=int(count) if count else context.gpus)
+
+
+_WRAPPERS = (
+    "accelerate apptainer builtin catchsegv chroot chrt command conda doas dumb-init entrypoint env exec flock gosu "
+    "hatch ionice kubectl mamba micromamba mpiexec mpirun nice nohup nsys numactl oc pdm pipenv pixi poetry prlimit "
+    "ray run runuser sbatch screen script setsid singularity srun start-stop-daemon stdbuf su su-exec sudo systemd-run "
+    "systemd-inhibit taskset tini time timeout tmux torchrun unbuffer uv uvx watch xargs"
+).split()
+_HEADS: Sequence[tuple[re.Pattern[str], Handler]] = (
+    (re.compile(r"vllm(@[\w.]+)?"), _vllm),
+    (re.compile(r"python[\d.]*"), _python),
+    (re.compile(r"docker|podman|nerdctl"), _container),
+    (re.compile(r"(ba|da|z|k|a)?sh"), _shell),
+    (re.compile(r"ssh"), _ssh),
+    (re.compile("|".join(map(re.escape, _WRAPPERS))), _wrapper),
+)
+
+
+# --- the launch itself ------------------------------------------------------------------------------------------------
+
+
+def _launch(words: Sequence[Word], context: Context) -> Launch:
+    """A launch with these arguments of the server."""
+    version = context.version or (containers.version_of(context.image) if context.image else None)
+    read: Parsed = parsed(words, context.source, context.lookup, version)
+    devices = visible_devices(context.environment)
+    counts = [count for count in (context.gpus, devices) if count is not None]
+    return Launch(
+        file=context.source.file,
+        line=context.line,
+        end_line=context.end_line,
+        model=read.model,
+        args=read.args,
+        environment=kept(context.environment),
+        gpu=context.gpu,
+        gpus=min(counts) if counts else None,
+        version=version,
+        problem=read.problem,
+        refusal=read.refusal,
+        words=tuple(read.words),
+    )

@@ -19,6 +19,8 @@ class Word:
     """1-based, in the file."""
     unknown: str | None = None
     """The first part of it that the file does not decide, as written."""
+    file: str | None = None
+    """Where it stands in another file than the launch: a --config file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Launch:
     usage: Usage = "server"
     problem: str | None = None
     """Why this launch cannot be read wholly: one sentence. Its verdict is then unknown."""
+    refusal: str | None = None
+    """Why vLLM would not take the command line."""
     words: tuple[Word, ...] = ()
     """vLLM's arguments where they stand in the file: for the fix."""
 
@@ -68,3 +72,15 @@ KEPT_ENVIRONMENT = frozenset(
     )
 )
 """Variables that decide what a launch is."""
+
+
+def visible_devices(environment: Mapping[str, str | None]) -> int | None:
+    """How many cards CUDA_VISIBLE_DEVICES and its like leave; None where they say nothing."""
+    for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        value = environment.get(name)
+        if value is None or value in ("all", "void", "none"):
+            continue
+        devices = [one.strip() for one in value.split(",") if one.strip()]
+        # CUDA stops at the first that does not exist, as -1.
+        return next((i for i, device in enumerate(devices) if device.startswith("-")), len(devices))
+    return None

@@ -1,21 +1,44 @@
-"""Shell scripts, and the scripts inside other files."""
+"""Shell scripts, Slurm batch scripts, and the scripts inside other files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from planner.gate.command import Context
+from planner.gate.bash.walk import launches_in
+from planner.gate.command import Context, slurm_gpus
 from planner.gate.launch import Launch
 from planner.gate.source import Lookup, Source
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
-    return script(source.text, Context(source=source, lookup=lookup, line=1, end_line=len(source.lines)), first_line=1)
+    context = Context(source=source, lookup=lookup, line=1, end_line=len(source.lines))
+    return script(source.text, _with_directives(source.lines, context), first_line=1)
 
 
 def script(text: str, context: Context, first_line: int) -> list[Launch]:
     """The launches in a script that stands in the file from `first_line` on, line by line as `text` has them.
 
-    A launch's own lines are those of its command.
+    A launch's own lines are those of its command, or the context's where that is settled.
     """
-    raise NotImplementedError
+    return launches_in(text, context, first_line)
+
+
+_DIRECTIVE = re.compile(r"#SBATCH\s+(--[\w-]+|-[A-Z])[=\s]?\s*(\S+)")
+_PER_NODE = ("--gres", "--gpus-per-node")
+
+
+def _with_directives(lines: Iterable[str], context: Context) -> Context:
+    """What a batch job asks Slurm for."""
+    nodes, per_node = 1, False
+    for line in lines:
+        found = _DIRECTIVE.match(line)
+        if found is None:
+            continue
+        option, value = found.groups()
+        if option in ("--nodes", "-N") and value.isdigit():
+            nodes = int(value)
+        elif option in (*_PER_NODE, "--gpus", "-G"):
+            context = slurm_gpus(option, value, context)
+            per_node = option in _PER_NODE
+    return context.with_(gpus=context.gpus * nodes) if per_node and context.gpus is not None else context

@@ -1,0 +1,61 @@
+"""What a script has set at one point of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from planner.gate.launch import Word
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+Value = tuple[Word, ...]
+"""A variable's: one word, or those of an array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Immutable: a branch of the script goes on with a copy."""
+
+    variables: Mapping[str, Value] = field(default_factory=dict)
+    exported: frozenset[str] = frozenset()
+    functions: Mapping[str, Node] = field(default_factory=dict)
+    positional: Value | None = None
+    """$1, $2 …; None outside a function, where they come from whoever runs the script."""
+    version: str | None = None
+    """The vLLM that the script installs."""
+
+    def set(self, name: str, value: Value, *, export: bool = False) -> State:
+        exported = self.exported | {name} if export else self.exported
+        return replace(self, variables={**self.variables, name: value}, exported=exported)
+
+    def with_(self, **changes: Any) -> State:
+        return replace(self, **changes)
+
+    @property
+    def environment(self) -> dict[str, str | None]:
+        """What a command inherits."""
+        return {name: only_text(self.variables[name]) for name in self.exported if name in self.variables}
+
+
+def only_text(value: Value) -> str | None:
+    """A variable's text; None where the file does not decide it."""
+    if not value:
+        return ""
+    return None if value[0].unknown is not None else value[0].text
+
+
+def initial(environment: Mapping[str, str | None], line: int) -> State:
+    """A script that starts with these variables; $0 $1 … among them are its arguments."""
+    variables: dict[str, Value] = {}
+    positional: dict[int, Word] = {}
+    for name, text in environment.items():
+        word = Word(text=f"${name}" if text is None else text, line=line, unknown=f"${name}" if text is None else None)
+        if name.isdigit():
+            positional[int(name)] = word
+        else:
+            variables[name] = (word,)
+    given = tuple(positional[index] for index in range(1, len(positional))) if positional else None
+    return State(variables=variables, exported=frozenset(variables), positional=given)
