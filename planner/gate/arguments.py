@@ -59,11 +59,12 @@ def parsed(words: Sequence[Word], source: Source, lookup: Lookup, version: str |
 
 
 _SECRET_ARGUMENTS = ("hf_token",)
-_WITHOUT_EFFECT = frozenset(
+WITHOUT_EFFECT = frozenset(
     "allowed_local_media_path chat_template disable_log_requests disable_log_stats download_dir enable_log_requests "
     "generation_config hf_token master_addr master_port node_rank data_parallel_address data_parallel_rpc_port "
     "data_parallel_rank data_parallel_start_rank data_parallel_size_local otlp_traces_endpoint reasoning_parser "
-    "reasoning_parser_plugin seed served_model_name tokenizer tokenizer_mode tokenizer_revision".split()
+    "pooler_config reasoning_parser_plugin seed served_model_name structured_outputs_config tokenizer tokenizer_mode "
+    "tokenizer_revision".split()
 )
 """Engine arguments whose values change neither memory nor speed."""
 
@@ -112,7 +113,7 @@ def _flag(word: Word) -> Flag | None:
 
 def _harmless(word: Word) -> bool:
     flag = _flag(word)
-    return flag is not None and (flag.of_server or flag.name in _WITHOUT_EFFECT)
+    return flag is not None and (flag.of_server or flag.name in WITHOUT_EFFECT)
 
 
 def _left_open(first: Word, unknown: Word) -> str:
@@ -132,11 +133,11 @@ def _with_config(words: Sequence[Word], source: Source, lookup: Lookup) -> tuple
         file = word.text.partition("=")[2] or (words[index + 1].text if index + 1 < len(words) else "")
         try:
             found = lookup.read(source, file)
-        except InputError as error:
-            return rest, f"its --config: {error}"
-        if found is None:
-            return rest, f"line {word.line}: its --config file {printable(file)} is not among the files given"
-        from planner.gate.serve_config import words_of
+            if found is None:
+                return rest, f"line {word.line}: its --config file {printable(file)} is not among the files given"
+            from planner.gate.serve_config import words_of  # needs PyYAML
 
-        return [*words_of(found), *rest], None
+            return [*words_of(found), *rest], None
+        except InputError as error:
+            return rest, f"its --config file: {error}"
     return list(words), None

@@ -129,8 +129,10 @@ def _container(words: Sequence[Word], context: Context) -> list[Launch]:
     run = containers.run_of(words, context.environment)
     if run is None:
         return []
-    devices = context.with_(gpus=run.gpus if run.gpus is not None else context.gpus, image=run.image)
-    inside = replace(devices, environment=run.environment, depth=context.depth + 1)
+    gpus = run.gpus if run.gpus is not None else context.gpus
+    inside = replace(
+        context, image=run.image, version=None, gpus=gpus, environment=run.environment, depth=context.depth + 1
+    )
     if run.entrypoint is not None:
         return launches_of([run.entrypoint, *run.arguments], inside) or _search(run.arguments, inside)
     return launch_of_image(run.arguments, inside)
@@ -153,20 +155,17 @@ def _ssh(words: Sequence[Word], context: Context) -> list[Launch]:
     while index < len(words) and words[index].text.startswith("-"):
         index += 2 if re.fullmatch(r"-[a-zA-Z]*[BbcDEeFIiJLlmOopQRSWw]", words[index].text) else 1
     command = words[index + 1 :]
-    if not command:
-        return []
-    if len(command) == 1:
-        return _nested(command[0], replace(context, environment={}))
-    unknown = next((word.unknown for word in command if word.unknown), None)
+    there = replace(context, environment={}, gpu=None, gpus=None, version=None)
     text = " ".join(word.text for word in command)
-    return _nested(Word(text=text, line=command[0].line, unknown=unknown), replace(context, environment={}))
+    return _nested(Word(text=text, line=command[0].line), there) if command else []
 
 
 def _nested(script: Word, context: Context, arguments: Sequence[Word] = ()) -> list[Launch]:
     """The launches of a script in one word. arguments: its $0, $1 …"""
     from planner.gate.readers.shell import script as read_script
 
-    given: dict[str, str | None] = {str(i): None if word.unknown else word.text for i, word in enumerate(arguments)}
+    given: dict[str, str | None] = {"0": "sh"}
+    given |= {str(i): None if word.unknown else word.text for i, word in enumerate(arguments)}
     return read_script(script.text, context.deeper(given), first_line=script.line)
 
 

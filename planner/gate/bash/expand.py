@@ -8,7 +8,6 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.gate.bash.parse import MAX_DEPTH, text_of
@@ -63,7 +62,8 @@ class Expander:
             builder.ensure()
             builder.text(_LITERAL[kind](text_of(node)))
         elif kind == "string":
-            builder.ensure(self._line(node))
+            if node.named_child_count != 1 or not self._is_empty_list(node.named_children[0]):
+                builder.ensure(self._line(node))
             self._inside(node, builder, depth)
         elif kind == "concatenation" or kind == "command_name":
             for child in node.children:
@@ -75,6 +75,14 @@ class Expander:
         else:
             builder.ensure()
             builder.unknown(text_of(node))
+
+    def _is_empty_list(self, node: Node) -> bool:
+        """ "$@" and "${A[@]}" of nothing are no word at all, not an empty one."""
+        written = text_of(node)
+        if written in ("$@", "${@}"):
+            return self.state.positional == ()
+        name = written.removeprefix("${").removesuffix("[@]}")
+        return written.endswith("[@]}") and self.state.variables.get(name) == ()
 
     def _inside(self, node: Node, builder: _Builder, depth: int) -> None:
         """A double-quoted string: what stands between its parts is text too."""

@@ -308,7 +308,8 @@ class _Walker:
 
     def replace_process(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
         self._launches(node, words, {}, state)
-        return [] if len(words) > 1 else [state]
+        background = node.next_sibling is not None and node.next_sibling.type == "&"
+        return [state] if background or len(words) == 1 else []
 
     def evaluate(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
         text = " ".join(word.text for word in words[1:])
@@ -470,9 +471,8 @@ def _kind_of_document(words: Sequence[Word], targets: Sequence[str]) -> str | No
     if any(re.fullmatch(r"python[\d.]*", name) for name in names):
         return "stdin.py"
     written = [*targets, *(word.text for word in words[1:] if names[:1] == ["tee"] or "tee" in names)]
-    return next(
-        (Path(name).name for name in written if "." in name or "Dockerfile" in name or "Makefile" in name), None
-    )
+    name = next((Path(name).name for name in written if re.search(r"\.|Dockerfile|Makefile", name)), None)
+    return "script" if name is not None and re.search(r"\.(ba|z|k)?sh$", name) else name
 
 
 def _targets(whole: Node, redirect: Node, expander: Expander) -> list[str]:

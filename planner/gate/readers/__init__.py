@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from planner import strict_json
+from planner.errors import InputError
 from planner.gate.launch import Launch
 from planner.gate.source import Lookup, Source
 
@@ -38,12 +40,29 @@ class Reader:
 
 
 def reader_of(path: Path) -> Reader | None:
-    """The first of READERS for this file's name."""
-    return next((reader for reader in READERS if reader.files.search(path.name)), None)
+    """The first of READERS for this file's name, or for the first line of a script that has no ending."""
+    found = next((reader for reader in READERS if reader.files.search(path.name)), None)
+    return found if found is not None or path.suffix else _of_first_line(path)
+
+
+def _of_first_line(path: Path) -> Reader | None:
+    try:
+        with strict_json.open_regular(path, str(path)) as file:
+            line = file.readline(200)
+    except (InputError, OSError):
+        return None
+    name = next((name for pattern, name in _INTERPRETERS if re.match(pattern, line)), None)
+    return next((reader for reader in READERS if reader.name == name), None)
+
+
+_INTERPRETERS = ((rb"#!.*\b(ba|da|z|k)?sh\b", "shell"), (rb"#!.*\bpython", "python"))
 
 
 def _named(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-READERS: tuple[Reader, ...] = (Reader(name="shell", files=_named(r"\.(sh|bash|zsh|ksh|slurm|sbatch|pbs)$")),)
+READERS: tuple[Reader, ...] = (
+    Reader(name="shell", files=_named(r"\.(sh|bash|zsh|ksh|slurm|sbatch|pbs)$")),
+    Reader(name="python", files=_named(r"\.pyw?$")),
+)

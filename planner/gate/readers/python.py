@@ -1,12 +1,31 @@
-"""Python files: LLM(...), EngineArgs(...) and the commands they start, read as syntax and never run."""
+"""Python files: LLM(...) and engine arguments, and commands that they start, read as syntax and never run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ast
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from planner.gate.command import Context
-from planner.gate.launch import Launch
+from planner.engine.args import EngineArgs, engine_arg_names
+from planner.engine.defaults import Usage
+from planner.errors import InputError
+from planner.gate.arguments import WITHOUT_EFFECT
+from planner.gate.command import Context, kept, launches_of
+from planner.gate.launch import Launch, Word, visible_devices
 from planner.gate.source import Lookup, Source
+from planner.text import printable
+
+_MAX_NODES = 200_000
+_MAX_DEPTH = 60
+_MAX_TEXT = 1 << 16
+
+CLASSES: Mapping[str, Usage] = {
+    "LLM": "offline",
+    "EngineArgs": "server",
+    "AsyncEngineArgs": "server",
+}
+"""vLLM's classes that take engine arguments, and whose defaults they have."""
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
@@ -14,5 +33,272 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
 
 
 def code(text: str, context: Context, first_line: int) -> list[Launch]:
-    """The launches in a program that stands in the file from first_line on."""
-    return []
+    """The launches in a program that stands in the file from first_line on. InputError for what is no Python."""
+    file = context.source.file
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except SyntaxError as error:
+        line = (error.lineno or 1) + first_line - 1
+        raise InputError(f"{file}:{line}: not Python, {printable(error.msg)}") from None
+    except (RecursionError, MemoryError, ValueError):
+        raise InputError(f"{file}: not Python that can be parsed: nested too deep, or not text") from None
+    program = _Program(context, first_line)
+    program.visit(tree)
+    return sorted(program.found, key=lambda launch: launch.line)
+
+
+class _Unknown(Exception):
+    """An expression whose value the file does not decide; its text is the expression."""
+
+
+class _Program:
+    """A module: names that stand for one value, then what is done with them."""
+
+    def __init__(self, context: Context, first_line: int) -> None:
+        self.context, self.first_line = context, first_line
+        self.found: list[Launch] = []
+        self.names: dict[str, ast.expr | None] = {}
+        """What a name is assigned; None for one that is assigned several things."""
+        self.imported: dict[str, str] = {}
+        """A name in the file -> the class of vLLM that it is."""
+        self.modules: set[str] = set()
+
+    def visit(self, tree: ast.AST) -> None:
+        nodes = list(ast.walk(tree))
+        if len(nodes) > _MAX_NODES:
+            raise InputError(f"{self.context.source.file}: more than {_MAX_NODES:,} expressions")
+        for node in nodes:
+            self._learn(node)
+        for node in nodes:
+            if isinstance(node, ast.Call):
+                self._call(node)
+            if isinstance(node, ast.List | ast.Tuple):
+                self._words(node)
+
+    def _learn(self, node: ast.AST) -> None:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
+            for alias in node.names:
+                if alias.name in CLASSES:
+                    self.imported[alias.asname or alias.name] = alias.name
+        elif isinstance(node, ast.Import):
+            self.modules |= {a.asname or a.name for a in node.names if a.name.split(".")[0] == "vllm"}
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                self._assign(target, node.value)
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            self._assign(node.target, node.value)
+        elif isinstance(node, ast.AugAssign | ast.For | ast.comprehension):
+            for name in ast.walk(node.target):
+                if isinstance(name, ast.Name):
+                    self.names[name.id] = None
+
+    def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Name):
+            self.names[target.id] = None if target.id in self.names else value
+        elif isinstance(target, ast.Subscript) and ast.unparse(target.value) == "os.environ" and _is_text(target.slice):
+            try:
+                name, text = self._value(target.slice), self._value(value)
+            except _Unknown:
+                return
+            self.context = self.context.with_(environment={**self.context.environment, str(name): str(text)})
+        else:
+            for name_node in ast.walk(target):
+                if isinstance(name_node, ast.Name) and isinstance(name_node.ctx, ast.Store):
+                    self.names[name_node.id] = None
+
+    # -- LLM(...) ------------------------------------------------------------------------------------------------------
+
+    def _call(self, node: ast.Call) -> None:
+        kind = self._class(node.func)
+        if kind is None:
+            return
+        values: dict[str, Any] = {}
+        words: list[Word] = []
+        problem = None
+        given: list[tuple[str | None, ast.expr]] = [("model", one) for one in node.args[:1]]
+        given += [(keyword.arg, keyword.value) for keyword in node.keywords]
+        if any(isinstance(one, ast.Starred) for one in node.args):
+            given, problem = given[1:], f"line {self._line(node)}: its arguments are not in the call"
+        for name, value in given:
+            try:
+                found = {name: self._value(value)} if name is not None else self._mapping(value)
+            except _Unknown as unknown:
+                if name is None or (name in engine_arg_names() and name not in WITHOUT_EFFECT):
+                    what = f"{name} is {unknown}" if name is not None else f"**{unknown}"
+                    problem = problem or f"line {self._line(value)}: {what}, which the file does not decide"
+                continue
+            values |= found
+            words += [Word(text=f"{key}={item!r}", line=self._line(value)) for key, item in found.items()]
+        model = values.pop("model", None)
+        refusal = None
+        for name in _NOT_ARGUMENTS:
+            values.pop(name, None)
+        try:
+            args = dict(EngineArgs(values))
+        except InputError as error:
+            args, refusal = {}, str(error)
+        if model is None and problem is None:
+            problem = "it names no model"
+        devices = visible_devices(self.context.environment)
+        self.found.append(
+            Launch(
+                file=self.context.source.file,
+                line=self._line(node),
+                end_line=self.first_line - 1 + (node.end_lineno or node.lineno),
+                model=model if isinstance(model, str) else None,
+                args=args,
+                environment=kept(self.context.environment),
+                gpu=self.context.gpu,
+                gpus=devices if devices is not None else self.context.gpus,
+                version=self.context.version,
+                usage=CLASSES[kind],
+                problem=problem,
+                refusal=refusal,
+                words=tuple(words),
+            )
+        )
+
+    def _class(self, function: ast.expr) -> str | None:
+        """The class of vLLM that is called, under the name that the file gives it."""
+        if isinstance(function, ast.Name):
+            return self.imported.get(function.id)
+        if isinstance(function, ast.Attribute) and function.attr in CLASSES:
+            owner = ast.unparse(function.value)
+            return function.attr if owner in self.modules or owner.split(".")[0] in self.modules else None
+        return None
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def _words(self, node: ast.List | ast.Tuple) -> None:
+        """["vllm", "serve", MODEL, …]: a command that the program starts."""
+        heads = [_text_of(item) for item in node.elts[:4]]
+        if "vllm" not in " ".join(heads) or not any(head in ("serve", "-m", "run") for head in heads):
+            return
+        words: list[Word] = []
+        for item in node.elts:
+            words += self._word(item)
+        line, end = self._line(node), self.first_line - 1 + (node.end_lineno or node.lineno)
+        self.found += launches_of(words, self.context.with_(line=line, end_line=end, settle=True))
+
+    def _word(self, item: ast.expr) -> list[Word]:
+        line = self._line(item)
+        try:
+            if isinstance(item, ast.Starred):
+                return [Word(text=str(text), line=line) for text in self._value(item.value)]
+            return [Word(text=str(self._value(item)), line=line)]
+        except (_Unknown, TypeError):
+            text = printable(ast.unparse(item), 60)
+            return [Word(text=text, line=line, unknown=text)]
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    def _mapping(self, node: ast.expr) -> dict[str, Any]:
+        value = self._value(node)
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise _Unknown(printable(ast.unparse(node), 60))
+        return value
+
+    def _value(self, node: ast.expr, depth: int = 0) -> Any:
+        """What an expression of literals is; names count as what they are assigned, where that is one thing."""
+        if depth > _MAX_DEPTH:
+            raise _Unknown("an expression nested too deep")
+        if isinstance(node, ast.Constant):
+            return node.value
+        inner = depth + 1
+        if isinstance(node, ast.Name) and self.names.get(node.id) is not None:
+            named = self.names[node.id]
+            assert named is not None
+            return self._value(named, inner)
+        if isinstance(node, ast.List | ast.Tuple):
+            return [self._value(item, inner) for item in node.elts]
+        if isinstance(node, ast.Dict):
+            return self._dictionary(node, inner)
+        if isinstance(node, ast.Call):
+            return self._called(node, inner)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -self._number(node.operand, inner)
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return self._operation(node, inner)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+            return node.attr  # a dtype
+        if isinstance(node, ast.JoinedStr):
+            return "".join(self._piece(part, inner) for part in node.values)
+        raise _Unknown(printable(ast.unparse(node), 60))
+
+    def _dictionary(self, node: ast.Dict, depth: int) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            item = self._value(value, depth)
+            name = self._value(key, depth) if key is not None else None
+            if isinstance(name, list | dict) or (key is None and not isinstance(item, dict)):
+                raise _Unknown(printable(ast.unparse(node), 60))
+            found |= item if key is None else {name: item}
+        return found
+
+    def _called(self, node: ast.Call, depth: int) -> Any:
+        """os.environ.get("X", default), str(…), int(…), dict(…), json.dumps(…) of what is known."""
+        name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+        if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and len(node.args) == 2:
+            return self._value(node.args[1], depth)
+        if name == "dict" and not node.args:
+            return {word.arg: self._value(word.value, depth) for word in node.keywords if word.arg is not None}
+        if name in ("str", "int", "float") and len(node.args) == 1:
+            try:
+                return {"str": str, "int": int, "float": float}[name](self._value(node.args[0], depth))
+            except (TypeError, ValueError, OverflowError):
+                pass
+        if name == "json.dumps" and len(node.args) == 1:
+            import json
+
+            return json.dumps(self._value(node.args[0], depth))
+        raise _Unknown(printable(ast.unparse(node), 60))
+
+    def _number(self, node: ast.expr, depth: int) -> int | float:
+        value = self._value(node, depth)
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 10**18:
+            raise _Unknown(printable(ast.unparse(node), 60))
+        return value
+
+    def _operation(self, node: ast.BinOp, depth: int) -> Any:
+        if isinstance(node.op, ast.Add):
+            left, right = self._value(node.left, depth), self._value(node.right, depth)
+            if isinstance(left, str) and isinstance(right, str) and len(left) + len(right) < _MAX_TEXT:
+                return left + right
+            if isinstance(left, list) and isinstance(right, list) and len(left) + len(right) < _MAX_TEXT:
+                return left + right
+        left, right = self._number(node.left, depth), self._number(node.right, depth)
+        try:
+            return _OPERATORS[type(node.op)](left, right)
+        except (ZeroDivisionError, OverflowError):
+            raise _Unknown(printable(ast.unparse(node), 60)) from None
+
+    def _piece(self, part: ast.expr, depth: int) -> str:
+        if isinstance(part, ast.FormattedValue):
+            if part.format_spec is not None or part.conversion not in (-1, 115):
+                raise _Unknown(printable(ast.unparse(part.value), 60))
+            return str(self._value(part.value, depth))
+        return str(self._value(part, depth))
+
+    def _line(self, node: ast.expr) -> int:
+        return self.first_line - 1 + node.lineno
+
+
+_NOT_ARGUMENTS = ("hf_token", "chat_template", "use_tqdm")
+"""A secret, and what LLM() takes besides."""
+_OPERATORS: Mapping[type[ast.operator], Any] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Div: lambda a, b: a / b,
+}
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _text_of(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
