@@ -53,16 +53,13 @@ def test_the_constants_file_states_the_errors_that_its_folds_have(judged):
 def test_ranks_of_output_tokens_within_a_model_and_card(judged):
     ranks = serving.kendalls(judged)
     assert len(ranks) == 10
-    missed = {source for source, rank in ranks.items() if rank < serving.KENDALL_TARGET}
-    # int4 experts on a B200 were measured nowhere else, so that held out they are predicted too fast.
-    assert missed <= {"moonshotai/Kimi-K2.5 on b200_sxm"}
-    assert min(ranks.values()) > 0.75
+    assert min(ranks.values()) >= serving.KENDALL_TARGET, ranks
 
 
 def test_no_source_of_serving_is_far_off(judged):
     for source in {row.case.source for row in judged if row.case.file == FILES[0]}:
         rows = [row for row in judged if row.case.source == source]
-        assert serving.median_error(serving.of(rows, figure="tpot")) < 0.22, source
+        assert serving.median_error(serving.of(rows, figure="tpot")) < 0.24, source
         assert serving.median_error(serving.of(rows, figure="ttft")) < 0.42, source
 
 
@@ -176,7 +173,7 @@ def test_windows_limit_what_is_read():
     work, kernels = work_of(inputs.estimate(), inputs.quantization)
     assert work.window == 128
     assert work.kv_window == work.kv_full == 12 * 2 * 8 * 64 * 2
-    assert (kernels.attention, kernels.experts) == ("bf16", "fp4_weight")
+    assert (kernels.attention, kernels.experts) == ("bf16", "fp4_triton")
 
 
 @pytest.mark.parametrize(

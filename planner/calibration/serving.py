@@ -258,7 +258,11 @@ _READING = [
     "- Rows of serving.jsonl that name several data-parallel replicas carry figures of rows with one, on machines that",
     "  could not hold so many GPUs: they are read as one replica with expert parallelism over its ranks.",
     "- Requests sent all at once run in waves: n requests over the waves they need are at once on average.",
-    "- Where a version is not stated: 0.13 in serving.jsonl, 0.11 in serving-more.jsonl.",
+    "- Where a version is not stated: vLLM's release of the row's date; without one 0.13 in serving.jsonl, 0.11 in the",
+    "  other file.",
+    "- A row with a request rate and few requests is a short run: the concurrency is the mean over it.",
+    "- The fit gives each source a bias of its own and throws it away, so that one server's habits do not bend the",
+    "  constants of its card; the errors above are without it.",
     "- Floods of requests for 4 tokens each measure the API server (44 to 250 requests/s): judged, not fitted.",
     "- A model that the catalogue lacks stands in for another of the same shape (planner/calibration/serving_rows.py).",
 ]

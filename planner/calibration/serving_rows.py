@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
     ),
     ("nvidia/Nemotron-Cascade-2-30B-A3B", "bf16"): ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", None),
     ("nvidia/Gemma-4-26B-A4B-NVFP4", "nvfp4"): ("google/gemma-4-26B-A4B-it", "nvfp4"),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "bf16"): ("Qwen/Qwen2-1.5B-Instruct", None),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "gptq-int8"): ("Qwen/Qwen2-1.5B-Instruct", "gptq-int8"),
+    ("ibm-granite/granite-4.1-8b", "bf16"): ("ibm-granite/granite-4-8b-dense", None),
     ("Qwen/Qwen2.5-1.5B-Instruct", "awq"): ("Qwen/Qwen2.5-1.5B-Instruct-AWQ", None),
     ("Qwen/Qwen2.5-1.5B-Instruct", "gptq-int4"): ("Qwen/Qwen2.5-1.5B-Instruct-GPTQ-Int4", None),
 }
@@ -111,6 +114,18 @@ CARDS = {
 }
 """A row's card under the catalogue's name, where the row's own does not do."""
 
+RELEASES = (
+    ("2024-09-04", "0.6.0"),
+    ("2025-01-27", "0.7.0"),
+    ("2025-03-18", "0.8.0"),
+    ("2025-05-15", "0.9.0"),
+    ("2025-07-24", "0.10.0"),
+    ("2025-10-02", "0.11.0"),
+    ("2025-12-18", "0.13.0"),
+    ("2026-03-01", "0.18.0"),
+)
+"""(date, vLLM's release that was current from then on), for rows without a version."""
+
 _FLAGS: tuple[tuple[str, str, type], ...] = (
     (r"--max-num-batched-tokens[ =](\d+)", "max_num_batched_tokens", int),
     (r"--?max-model-len[ =](\d+)(?!k)\b", "max_model_len", int),
@@ -145,7 +160,11 @@ class Case:
     limits: Limits
     load: Load
     request_rate: float | None
-    """Requests/s, where the row gives that in place of a concurrency."""
+    """Requests/s, where the row gives that; the concurrency then follows from it."""
+    requests: float
+    """Of the whole run, where that was short; else infinite."""
+    clients: float
+    """The most requests at once that a row with a rate allowed."""
     measured: Mapping[str, float]
     """By figure: "tpot", "ttft" (seconds), "output" (tokens/s)."""
 
@@ -204,7 +223,7 @@ def _case(file: str, row: Mapping[str, Any]) -> Case | str:
     assert estimate.engine is not None
     ratio = RANGE_RATIO_MEAN if file == FILES[0] else 1.0
     input_len = ratio * float(row.get("input_len") or 64)
-    output_len = max(ratio * float(row["output_len"]), 2.0)
+    output_len = max(ratio * _output_len(row), 2.0)
     work, kernels = work_of(estimate, inputs.quantization)
     limits = limits_of(inputs, estimate, input_len + output_len / 2)
     measured = _measured(row)
@@ -220,7 +239,9 @@ def _case(file: str, row: Mapping[str, Any]) -> Case | str:
         table=rate_table(inputs.gpu, estimate.engine, kernels),
         limits=limits,
         load=Load(concurrency=concurrency, input_len=input_len, output_len=output_len),
-        request_rate=row.get("request_rate") if row.get("concurrency") is None else None,
+        request_rate=row.get("request_rate"),
+        requests=float(row.get("num_prompts") or inf),
+        clients=float(row.get("concurrency") or inf),
         measured=judged,
     )
 
@@ -305,13 +326,21 @@ def _is_quantized(name: str) -> bool:
 
 
 def _version(row: Mapping[str, Any]) -> str:
-    """Where it is not stated: a version of the middle of the period in which the rows were published."""
+    """Where it is not stated, the release of the row's date, or one of the middle of the period of such rows."""
     found = re.match(r"\d+\.\d+\.\d+", str(row.get("vllm_version") or ""))
     if found:
         return found.group(0)
     if str(row.get("vllm_version")).startswith("nightly"):
         return "0.18.0"
+    if row.get("date"):
+        return max((release for release in RELEASES if release[0] <= row["date"]), default=RELEASES[0])[1]
     return "0.13.0" if row.get("measured_from") else "0.11.0"
+
+
+def _output_len(row: Mapping[str, Any]) -> float:
+    """Tokens generated on average: fewer than asked for where requests might end early."""
+    found = re.search(r"real outputs average (\d+) tokens", row.get("notes") or "")
+    return float(found.group(1) if found else row["output_len"])
 
 
 def _flags(text: str) -> dict[str, Any]:
@@ -348,6 +377,8 @@ def _concurrency(
         steady, prompts = True, None
     concurrency = float(row.get("concurrency") or 1.0)
     if prompts is not None and row.get("request_rate") is None:
+        # Of requests that may end early, the longest outputs keep running while the batch empties.
+        prompts *= _output_len(row) / float(row["output_len"])
         # n requests at once run in waves: on average n / waves of them.
         together = min(concurrency if steady else prompts, limits.max_num_seqs, limits.fits)
         waves = prompts / max(together, 1.0)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from math import log2
+from math import inf, log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,13 @@ _FLOPS_OF = {"fp8": "fp8", "int8": "int8", "fp4": "fp4"}
 """The units a kernel computes on; all others in 16 bits."""
 _RELATIVE = {"fp4": 4.0, "fp8": 2.0, "int8": 2.0, "bf16": 1.0, "fp16": 1.0}
 """Dense rate relative to 16 bits, on cards that have the format's units."""
+_MARLIN = ("fp8_weight", "int8_weight", "int4_weight", "fp4_weight")
+_AMPERE_INSTRUCTION = {"hopper": 0.62, "blackwell": 0.27}
+"""The part of the tensor cores' peak that mma.sync reaches, which Marlin uses, where newer instructions are faster: on
+Hopper as in "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture" (arXiv 2402.13499); on Blackwell 2048 FLOP
+a clock and SM, as on Ampere."""
+_SM_GHZ = {"ampere": 152.0, "hopper": 232.0, "blackwell": 290.0}
+"""SMs times boost clock of the cards with HBM. Others' memory is slower than any unpacking."""
 _FLOPS_PER_BYTE = {"turing": 100.0, "ampere_gddr": 100.0, "ada": 200.0, "blackwell_rtx": 200.0, "unified": 450.0}
 """16-bit FLOPs per byte of bandwidth, for cards whose rates the catalogue lacks: the median of those it has."""
 _PCIE_GBS = {3: 12.0, 4: 24.0, 5: 48.0, 6: 96.0}
@@ -80,8 +87,14 @@ class Rates:
     link_bandwidth: Numbers
     link_latency: Numbers
     """Of one collective, seconds."""
+    expert_unpacking: Numbers
+    """What weight-only kernels unpack of packed experts, bytes/s; infinite where the format is native."""
     layer: Numbers
     """Small kernels and gaps between kernels, seconds a layer."""
+    expert_layer: Numbers
+    """What they add in a layer with experts."""
+    state_layer: Numbers
+    latent_layer: Numbers
     launch: Numbers
     """What launching by the host adds to a layer outside CUDA graphs, seconds."""
     piecewise: Numbers
@@ -121,7 +134,10 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         )
 
     def compute(kernel: str, group: str) -> Rate:
-        return Rate(nominal=flops(gpu, kernel), constants=("flops", f"flops@{gen}", f"flops.{group}.{kernel}"))
+        nominal = flops(gpu, kernel)
+        if kernel in _MARLIN:
+            nominal *= _AMPERE_INSTRUCTION.get(gen, 1.0)
+        return Rate(nominal=nominal, constants=("flops", f"flops@{gen}", f"flops.{group}.{kernel}"))
 
     return {
         "attention_bandwidth": read(kernels.attention, "dense"),
@@ -136,7 +152,11 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "pair_flops": Rate(nominal=flops(gpu, "bf16"), constants=("pair_flops", f"flops@{gen}")),
         "link_bandwidth": Rate(nominal=1e9 * speed, constants=(f"link_bandwidth.{link}",)),
         "link_latency": Rate(nominal=1e-6 * (0.5 + 0.5 * log2(max(tp, 2))), constants=(f"link_latency_us.{link}",)),
+        "expert_unpacking": _unpacking(gen, kernels.experts),
         "layer": Rate(nominal=1e-6, constants=("layer_us", f"layer_us@{gen}")),
+        "expert_layer": Rate(nominal=1e-6, constants=("expert_layer_us", f"layer_us@{gen}")),
+        "state_layer": Rate(nominal=1e-6, constants=("state_layer_us", f"layer_us@{gen}")),
+        "latent_layer": Rate(nominal=1e-6, constants=("latent_layer_us", f"layer_us@{gen}")),
         "launch": Rate(nominal=1e-6, constants=("launch_us", f"launch_us@{gen}")),
         "piecewise": Rate(nominal=1e-6, constants=("piecewise_us", f"launch_us@{gen}")),
         "graph_tokens": Rate(nominal=float(max(engine.cudagraph_capture_sizes, default=0))),
@@ -145,6 +165,13 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "first_token": Rate(nominal=1e-3, constants=("first_token_ms",)),
         "crowd": Rate(nominal=1.0, constants=("crowd",)),
     }
+
+
+def _unpacking(gen: str, kernel: str) -> Rate:
+    """Marlin unpacks in CUDA cores, whose rate grew less than the memory's: it is what binds experts on a B200."""
+    if kernel not in _MARLIN or gen not in _SM_GHZ:
+        return Rate(nominal=inf)
+    return Rate(nominal=1e9 * _SM_GHZ[gen], constants=("unpacking_gbs",))
 
 
 def rates_of(table: Mapping[str, Rate], values: Mapping[str, float]) -> Rates:

@@ -7,6 +7,7 @@ to latency: requests/s = concurrency / (TTFT + output tokens x TPOT). All functi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -189,10 +190,13 @@ def _middle(load: Load, prompt: Array) -> Array:
     return np.asarray(load.input_len - prompt / 2.0)
 
 
-def at_rate(work: Work, rates: Rates, limits: Limits, load: Load, request_rate: Numbers) -> Load:
+def at_rate(
+    work: Work, rates: Rates, limits: Limits, load: Load, request_rate: Numbers, requests: Numbers = inf
+) -> Load:
     """The load with the concurrency that a request rate (requests/s of one replica) leads to; NaN leaves it alone.
 
-    Found by bisection, since the rate served rises with the concurrency until the engine is saturated.
+    Found by bisection, since the rate served rises with the concurrency until the engine is saturated. `requests`: of a
+    short run, whose last request ends a latency after the last has come: fewer are at once on average.
     """
     most = np.minimum(np.minimum(limits.max_num_seqs, np.maximum(limits.fits, 1.0)), 4096.0)
     most = np.broadcast_to(np.asarray(most, dtype=float), np.shape(request_rate))
@@ -200,7 +204,8 @@ def at_rate(work: Work, rates: Rates, limits: Limits, load: Load, request_rate: 
     low, high = np.ones_like(most), np.array(most)
     for _ in range(_RATE_ROUNDS):
         middle = np.sqrt(low * high)
-        reached = steady(work, rates, limits, replace(load, concurrency=middle)).requests_per_s >= wanted
+        served = steady(work, rates, limits, replace(load, concurrency=middle)).requests_per_s
+        reached = served * (1.0 / wanted + middle / served / requests) >= 1.0
         low, high = np.where(reached, low, middle), np.where(reached, middle, high)
     return replace(load, concurrency=np.where(np.isfinite(wanted), high, load.concurrency))
 

@@ -45,6 +45,11 @@ def distinct_share(share: Numbers, tokens: Numbers) -> Array:
     return np.asarray(1.0 - np.power(1.0 - np.minimum(share, 1.0 - 1e-12), tokens))
 
 
+def _busiest(work: Work, mean: Array, variance: Array) -> Array:
+    """Of a quantity an expert has, what an expert of the busiest rank has on average, when routing is random."""
+    return np.asarray(mean + work.expert_excess * np.sqrt(variance / work.rank_experts))
+
+
 def step_time(
     work: Work,
     rates: Rates,
@@ -57,21 +62,33 @@ def step_time(
     """decoding: requests that get one token, at `context` tokens each. chunk: prompt tokens, at their mean context."""
     tokens = np.asarray(decoding + chunk, dtype=float)
     together = tokens * work.expert_replicas
-    experts = work.expert_bytes * distinct_share(work.expert_share, together)
+    # The rank with most to do keeps the others waiting.
+    touched = distinct_share(work.expert_share, together)
+    experts = work.expert_bytes * np.minimum(_busiest(work, touched, touched * (1.0 - touched)), 1.0)
+    rows = work.expert_share * together
+    expert_tokens = together * _busiest(work, rows, rows) / rows
     # A head computes one row a request, and one for a prompt that ends in this step.
-    rows = decoding + np.minimum(chunk, 1.0)
+    heads = decoding + np.minimum(chunk, 1.0)
     reads = (
         (work.attention_bytes / rates.attention_bandwidth, work.attention_flops * tokens / rates.attention_flops),
         (work.mlp_bytes / rates.mlp_bandwidth, work.mlp_flops * tokens / rates.mlp_flops),
-        (work.head_bytes / rates.head_bandwidth, work.head_flops * rows / rates.head_flops),
-        (experts / rates.expert_bandwidth, work.expert_flops * together / rates.expert_flops),
+        (work.head_bytes / rates.head_bandwidth, work.head_flops * heads / rates.head_flops),
+        (
+            experts / np.minimum(rates.expert_bandwidth, rates.expert_unpacking),
+            work.expert_flops * expert_tokens / rates.expert_flops,
+        ),
     )
     weights = sum((np.where(read >= compute, read, 0.0) for read, compute in reads), np.zeros(()))
     compute = sum((np.where(read >= compute, 0.0, compute) for read, compute in reads), np.zeros(()))
     kv, pairs = _decode_attention(work, rates, decoding, context)
     compute = compute + pairs + _prefill_attention(work, rates, chunk, chunk_context)
     communication = _communication(work, rates, tokens)
-    gaps = work.layers * rates.layer
+    gaps = (
+        work.layers * rates.layer
+        + work.expert_layers * rates.expert_layer
+        + work.state_layers * rates.state_layer
+        + work.latent_layers * rates.latent_layer
+    )
     launched = work.layers * np.where(
         tokens > rates.graph_tokens, rates.launch, np.where(chunk > 0.0, rates.piecewise, 0.0)
     )

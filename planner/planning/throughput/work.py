@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from planner.memory.kv_cache.dtypes import KV_DTYPES
@@ -54,6 +55,10 @@ class Work:
     """The part of the experts that one token goes through: top_k / count."""
     expert_replicas: Numbers
     """Data-parallel replicas whose tokens meet in the experts (expert parallelism)."""
+    rank_experts: Numbers
+    """Experts of a layer on one rank; 1 without experts."""
+    expert_excess: Numbers
+    """Standard deviations that the busiest of the ranks which share the experts is expected above their mean."""
     kv_full: Numbers
     """Bytes of KV cache read for each token of context by layers that look at all of it."""
     kv_window: Numbers
@@ -69,7 +74,13 @@ class Work:
     """The same in prefill, where MLA computes with whole heads."""
     prefill_window: Numbers
     layers: Numbers
-    """All layers, also the recurrent ones: each costs kernel launches."""
+    """All layers: each costs small kernels and the gaps between kernels."""
+    expert_layers: Numbers
+    """Those with a mixture of experts: router, sorting of tokens, weighted sum."""
+    state_layers: Numbers
+    """Those with a recurrent state (Mamba, linear attention)."""
+    latent_layers: Numbers
+    """Those with MLA: down- and up-projections beside the attention itself."""
     reduces: Numbers
     """All-reduces of a step; 0 without tensor parallelism."""
     exchanges: Numbers
@@ -91,8 +102,9 @@ class Kernels:
     mla: bool
 
 
-KERNELS = ("bf16", "fp8", "fp8_weight", "int8", "int8_weight", "int4_weight", "fp4", "fp4_weight")
-"""How a matrix product is done: in 16 bits; natively in fp8, int8 or fp4; or weight-only, unpacked to 16 bits."""
+KERNELS = ("bf16", "fp8", "fp8_weight", "int8", "int8_weight", "int4_weight", "fp4", "fp4_weight", "fp4_triton")
+"""How a matrix product is done: in 16 bits; natively in fp8, int8 or fp4; weight-only by Marlin, which unpacks to 16
+bits in CUDA cores and multiplies with Ampere's instruction; weight-only by Triton, with Hopper's (gpt-oss there)."""
 
 
 def stacked(works: Sequence[Work]) -> Work:
@@ -113,6 +125,7 @@ def work_of(estimate: Estimate, quantization: Quantization | None) -> tuple[Work
     experts = [(module, n) for module, n in _modules(model) if isinstance(module, Experts)]
     share = experts[0][0].top_k / experts[0][0].count if experts else 1.0
     spread = engine.data_parallel_size > 1 and ep > 1 and bool(experts)
+    kinds = [{type(state) for state in layer.states} for layer in model.layers]
     work = Work(
         attention_bytes=groups["attention"],
         attention_flops=flops["attention"],
@@ -124,8 +137,13 @@ def work_of(estimate: Estimate, quantization: Quantization | None) -> tuple[Work
         expert_flops=flops["experts"],
         expert_share=share,
         expert_replicas=float(engine.data_parallel_size) if spread else 1.0,
+        rank_experts=experts[0][0].count / ep if experts else 1.0,
+        expert_excess=_largest_of(ep),
         **states,
         layers=float(len(model.layers)),
+        expert_layers=float(sum(n for _, n in experts)),
+        state_layers=float(sum(RecurrentState in kind for kind in kinds)),
+        latent_layers=float(sum(MLAttention in kind for kind in kinds)),
         reduces=float(_reduces(model)) if tp > 1 else 0.0,
         exchanges=2.0 * sum(n for _, n in experts) if spread else 0.0,
         hidden_bytes=2.0 * model.hidden_size,
@@ -133,6 +151,11 @@ def work_of(estimate: Estimate, quantization: Quantization | None) -> tuple[Work
         pp=float(engine.pipeline_parallel_size),
     )
     return work, _kernels(model, engine, quantization)
+
+
+def _largest_of(n: int) -> float:
+    """Expected largest of n standard normal values (Blom's approximation)."""
+    return NormalDist().inv_cdf((n - 0.375) / (n + 0.25)) if n > 1 else 0.0
 
 
 def _modules(model: Model) -> Iterable[tuple[Linear | Experts | LmHead, int]]:
@@ -314,6 +337,8 @@ def kernel_of(scheme: Scheme | None, quantization: Quantization, capability: int
         return "int8" if name == "Int8" else "int8_weight"
     if name == "PackedFp8Activations":
         return "fp8"
+    if name == "Mxfp4Experts" and capability is not None and 90 <= capability < 100:
+        return "fp4_triton"
     if name in ("BlockFloat", "Mxfp4Experts") or quantization.name in ("mxfp4", "modelopt"):
         return "fp4" if capability is not None and capability >= 100 else "fp4_weight"
     return "int4_weight"
