@@ -240,8 +240,8 @@ class _Problem:
     def residuals(self, point: Array) -> Array:
         found = self.predictor.figures(np.exp(point[: self.count]))
         parts = [np.log(found[name]) - np.log(measured) for name, measured in self.measured.items()]
-        errors: Array = np.concatenate([part[np.isfinite(part)] for part in parts])
-        return errors + point[self.count :][self.group]
+        biases: Array = point[self.count :]
+        return np.asarray(np.concatenate([part[np.isfinite(part)] for part in parts]) + biases[self.group])
 
     def loss(self, point: Array) -> float:
         errors = self.residuals(point)
