@@ -1,71 +1,326 @@
-"""Figures (plotly) out of the numbers that planner and reports give."""
+"""Figures (plotly) out of the numbers that planner and reports give.
+
+Colours are Okabe and Ito's, which colour-blind people can tell apart, and none of them stands alone: bars are labelled
+and hatched, lines are dashed or marked, cells carry their number.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from app.heat import Heat
+from planner.planning.alternatives import Option
 from planner.planning.curve import Point
+from planner.planning.ladder import Plan
+from planner.planning.throughput import Point as Speed
+from planner.units import GIB
+from reports.memory import Memory
 from reports.svg import COLOURS
-from reports.view import Memory
 
+CONFIG = {"displayModeBar": False}
+"""Without plotly's tool bar, which would lie over the labels."""
 _LINE = "#808080"
 """Seen on a light and on a dark page."""
+_PATTERNS = {"kv": "/", "activation": "x", "buffers": ".", "graphs": "\\", "non_torch": "-", "free": ""}
+_INK = {"weights": "#ffffff", "non_torch": "#ffffff", "kv": "#ffffff"}
+_GOOD, _BAD, _ENTERED = "#0072B2", "#D55E00", "#E69F00"
+_COSTS = (
+    ("no quality cost", "#009E73", "circle"),
+    ("hardly measurable", "#0072B2", "square"),
+    ("small", "#E69F00", "diamond"),
+    ("noticeable", "#D55E00", "triangle-up"),
+    ("hardly bearable", "#CC79A7", "x"),
+)
+"""Of a change's cost, 0 to 4 (planner.planning.change)."""
+_MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 
 
-def memory_bar(memory: Memory) -> Any:
-    """One GPU's memory, its parts side by side, with the requested line and the card's end."""
+def memory_bar(memories: Sequence[Memory]) -> Any:
+    """Each GPU's memory, its parts side by side, with the requested line and the card's end."""
     figure = go.Figure()
-    for part in memory.drawn:
+    names = [memory.label for memory in memories]
+    keys = dict.fromkeys((part.key, part.name) for memory in memories for part in memory.drawn)
+    for key, name in keys:
+        parts = [{part.key: part for part in memory.drawn}.get(key) for memory in memories]
         figure.add_bar(
-            x=[part.gib_size],
-            y=["per GPU"],
-            name=f"{part.name} {part.gib}",
+            x=[part.gib_size if part else 0 for part in parts],
+            y=names,
+            name=name if len(memories) > 1 else f"{name} {parts[0].gib if parts[0] else ''}",
             orientation="h",
-            marker={"color": COLOURS[part.key], "line": {"width": 1, "color": "#ffffff"}},
-            hovertemplate=f"{part.name}: {part.gib} GiB {part.basis}<extra></extra>",
+            text=[f"{name} {part.gib}" if part else "" for part in parts],
+            textposition="inside",
+            insidetextanchor="middle",
+            textangle=0,
+            insidetextfont={"color": _INK.get(key, "#000000")},
+            marker={
+                "color": COLOURS[key],
+                "line": {"width": 1, "color": "#ffffff"},
+                "pattern": _hatched(key),
+            },
+            customdata=[[part.gib, part.basis] if part else ["", ""] for part in parts],
+            hovertemplate=f"{name}: %{{customdata[0]}} GiB %{{customdata[1]}}<extra></extra>",
         )
-    for (name, at), dash, shift in zip(memory.marks, ("dash", "solid"), (2, 18), strict=False):
+    for (name, at), dash, shift in zip(memories[0].marks, ("dash", "solid"), (2, 18), strict=False):
         figure.add_vline(x=at, line={"color": _LINE, "dash": dash, "width": 2})
-        figure.add_annotation(
-            text=f"{name} {at:.2f} GiB",
-            x=at,
-            y=1,
-            yref="paper",
-            yshift=shift,
-            xanchor="right",
-            yanchor="bottom",
-            showarrow=False,
-        )
+        _label(figure, f"{name} {at:.2f} GiB", at, shift)
+    outside = max(memories, key=lambda memory: memory.outside_bytes)
+    if outside.outside_bytes and outside.requested_bytes:
+        start, end = outside.requested_bytes / GIB, (outside.requested_bytes + outside.outside_bytes) / GIB
+        figure.add_vrect(x0=start, x1=end, line_width=0, fillcolor=_BAD, opacity=0.25)
     figure.update_layout(
         barmode="stack",
-        height=240,
-        margin={"l": 8, "r": 8, "t": 44, "b": 8},
-        legend={"orientation": "h", "y": -0.35, "traceorder": "normal"},
+        height=190 + 46 * len(memories),
+        margin={"l": 8, "r": 12, "t": 44, "b": 8},
+        legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "traceorder": "normal"},
         xaxis={"ticksuffix": " GiB", "side": "bottom"},
-        yaxis={"showticklabels": False},
+        yaxis={"showticklabels": len(memories) > 1, "autorange": "reversed"},
+        uniformtext={"mode": "hide", "minsize": 10},
     )
     return figure
 
 
-def concurrency_curve(points: Sequence[Point]) -> Any:
-    """Requests at once against the context length, both on logarithmic axes."""
+def _hatched(key: str) -> dict[str, Any]:
+    return {
+        "shape": _PATTERNS.get(key, ""),
+        "bgcolor": COLOURS[key],
+        "fgcolor": "#000000",
+        "fgopacity": 0.45,
+        "size": 7,
+        "solidity": 0.12,
+    }
+
+
+def _label(figure: Any, text: str, at: float, shift: int) -> None:
+    where = {"yref": "paper", "yanchor": "bottom", "showarrow": False, "yshift": shift, "xanchor": "right"}
+    figure.add_annotation(text=text, x=at, y=1, **where)
+
+
+def concurrency_curve(points: Sequence[Point], wanted: float) -> Any:
+    """Requests at once against the context length, both on logarithmic axes, and how many are wanted."""
     held = [point for point in points if point.tokens]
     figure = go.Figure(
         go.Scatter(
             x=[point.max_model_len for point in held],
             y=[point.max_concurrency for point in held],
-            mode="lines+markers",
-            line={"color": COLOURS["weights"]},
+            mode="lines+markers+text",
+            text=[_times(point.max_concurrency) for point in held],
+            textposition="top center",
+            cliponaxis=False,
+            line={"color": _GOOD},
             hovertemplate="%{x:,} tokens: %{y:.2f}x<extra></extra>",
         )
     )
+    _level(figure, wanted, f"{wanted:g} wanted", log=True)
     figure.update_layout(
-        height=300,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        xaxis={"type": "log", "title": "max_model_len (tokens)", "tickvals": [point.max_model_len for point in held]},
-        yaxis={"type": "log", "title": "maximum concurrency", "minor": {"showgrid": False}},
+        height=340,
+        margin=_MARGIN | {"t": 28},
+        xaxis={
+            "type": "log",
+            "title": "max_model_len (tokens)",
+            "tickvals": [point.max_model_len for point in held],
+            "ticktext": [_short(point.max_model_len) for point in held],
+        },
+        yaxis={"type": "log", "title": "maximum concurrency", "dtick": 1, "minor": {"showgrid": False}},
+    )
+    return figure
+
+
+def _level(figure: Any, at: float, text: str, *, log: bool = False, row: int | None = None) -> None:
+    """A horizontal limit with its words at the right. On a logarithmic axis plotly wants an annotation's exponent."""
+    where = {"row": row, "col": 1} if row is not None else {}
+    figure.add_hline(y=at, line={"color": _BAD, "dash": "dash"}, **where)
+    y = math.log10(at) if log else at
+    figure.add_annotation(
+        text=text, x=1, xref="x domain", xanchor="right", y=y, yanchor="bottom", showarrow=False, **where
+    )
+
+
+def _short(tokens: int) -> str:
+    return f"{tokens >> 10}K" if tokens % 1024 == 0 else f"{tokens:,}"
+
+
+def heat_map(heat: Heat) -> Any:
+    """Maximum concurrency in each cell; what does not fit is grey and dashed, with the boundary drawn."""
+    values = [[cell.max_concurrency if cell.fits else None for cell in row] for row in heat.cells]
+    columns, rows = list(range(len(heat.x))), list(range(len(heat.y)))
+    figure = go.Figure(
+        go.Heatmap(
+            x=columns,
+            y=rows,
+            z=[[None if value is None else max(value, 0.01) ** 0.25 for value in row] for row in values],
+            colorscale="Cividis",
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            hoverinfo="skip",
+        )
+    )
+    cells = [(x, y, cell) for y, row in enumerate(heat.cells) for x, cell in enumerate(row)]
+    brightest = max((cell.max_concurrency**0.25 for _, _, cell in cells if cell.fits), default=0)
+    figure.add_scatter(
+        x=[x for x, _, _ in cells],
+        y=[y for _, y, _ in cells],
+        mode="markers+text",
+        marker={"size": 26, "opacity": 0, "symbol": "square"},
+        text=[_times(cell.max_concurrency) if cell.fits else "–" for _, _, cell in cells],
+        textfont={
+            "color": [
+                _LINE if not cell.fits else "#000000" if cell.max_concurrency**0.25 > 0.55 * brightest else "#ffffff"
+                for _, _, cell in cells
+            ]
+        },
+        customdata=[
+            f"{cell.tokens:,} tokens, {cell.max_concurrency:,.2f}x" if cell.fits else _why(cell.status, cell.reason)
+            for _, _, cell in cells
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    for line in _boundary(heat):
+        figure.add_shape(type="line", line={"color": _BAD, "width": 4}, **line)
+    figure.update_layout(
+        height=120 + 42 * len(rows),
+        margin=_MARGIN,
+        clickmode="event+select",
+        xaxis={"title": heat.x_title, "tickvals": columns, "ticktext": heat.x, "showgrid": False, "zeroline": False},
+        yaxis={
+            "title": heat.y_title,
+            "tickvals": rows,
+            "ticktext": heat.y,
+            "showgrid": False,
+            "zeroline": False,
+            "autorange": "reversed",
+        },
+    )
+    return figure
+
+
+def _times(count: float) -> str:
+    return f"{count:,.0f}x" if count >= 100 else f"{count:.3g}x"
+
+
+def _why(status: str, reason: str) -> str:
+    return f"{status.replace('_', ' ')}: {reason.replace('_', ' ')}"
+
+
+def _boundary(heat: Heat) -> list[dict[str, float]]:
+    """The edges between a cell that fits and one that does not."""
+    fits = [[cell.fits for cell in row] for row in heat.cells]
+    lines = []
+    for y, x in itertools.product(range(len(heat.y)), range(len(heat.x))):
+        if x and fits[y][x] != fits[y][x - 1]:
+            lines.append({"x0": x - 0.5, "x1": x - 0.5, "y0": y - 0.5, "y1": y + 0.5})
+        if y and fits[y][x] != fits[y - 1][x]:
+            lines.append({"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y - 0.5})
+    return lines
+
+
+def speed_curves(points: Sequence[Speed], wanted: float, ttft_ms: float | None, tpot_ms: float | None) -> Any:
+    """Output tokens/s, TTFT and inter-token latency against requests at once, with the limits drawn in."""
+    rows = (
+        ("output tokens/s", [point.output_tokens_per_s for point in points], None),
+        ("TTFT, ms", [point.ttft_ms for point in points], ttft_ms),
+        ("ITL (TPOT), ms", [point.tpot_ms for point in points], tpot_ms),
+    )
+    symbols = ("circle", "square", "diamond")
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    for number, ((title, values, limit), symbol) in enumerate(zip(rows, symbols, strict=True), 1):
+        figure.add_scatter(
+            x=[point.concurrency for point in points],
+            y=values,
+            mode="lines+markers",
+            marker={"symbol": symbol, "size": 8},
+            line={"color": _GOOD},
+            name=title,
+            hovertemplate=f"%{{x:g}} at once: %{{y:,.4g}} {title}<extra></extra>",
+            row=number,
+            col=1,
+        )
+        if limit is not None:
+            _level(figure, limit, f"at most {limit:g}", log=number == 2, row=number)
+        figure.update_yaxes(title=title, rangemode="tozero", row=number, col=1)
+        figure.add_vline(x=wanted, line={"color": _ENTERED, "dash": "dot", "width": 2}, row=number, col=1)
+    figure.update_yaxes(type="log", dtick=1, row=2, col=1)
+    figure.add_annotation(
+        text=f"{wanted:g} wanted", x=math.log10(wanted), xanchor="left", y=0, yanchor="bottom", yref="y domain",
+        showarrow=False, row=1, col=1,
+    )  # fmt: skip
+    ticks = [point.concurrency for point in points]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,.0f}" for tick in ticks])
+    figure.update_xaxes(title="requests at once, on one engine", row=3, col=1)
+    figure.update_layout(height=620, margin=_MARGIN | {"t": 24}, showlegend=False)
+    return figure
+
+
+def waterfall(plan: Plan) -> Any:
+    """Rung by rung: GiB for KV cache on each GPU, and requests of the goal's length at once."""
+    steps = [step for step in plan.steps if step.outcome != "skipped"]
+    first = plan.start_snapshot
+    shots = [first, *(step.after for step in steps)]
+    names = ["start", *(f"{number}. {step.rung}" for number, step in enumerate(steps, 1)), "plan"]
+    notes = ["as entered", *(f"{step.outcome}: {step.summary}" for step in steps), "where it ends"]
+    rooms = [(shot.available_kv_bytes or 0) / GIB for shot in shots]
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    for row, values, title in (
+        (1, rooms, "GiB for KV cache"),
+        (2, [shot.held for shot in shots], "requests at once"),
+    ):
+        differences = [values[0], *(after - before for before, after in itertools.pairwise(values)), 0]
+        labels = [f"{values[0]:,.2f}", *(f"{change:+,.2f}" for change in differences[1:-1]), f"{values[-1]:,.2f}"]
+        figure.add_waterfall(
+            x=names,
+            y=differences,
+            measure=["absolute", *["relative"] * len(steps), "total"],
+            text=labels,
+            textposition="auto",
+            cliponaxis=False,
+            customdata=notes,
+            hovertemplate="%{customdata}: %{text}<extra></extra>",
+            increasing={"marker": {"color": "#009E73"}},
+            decreasing={"marker": {"color": _BAD}},
+            totals={"marker": {"color": _GOOD}},
+            connector={"line": {"color": _LINE, "width": 1}},
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(title=title, row=row, col=1)
+    _level(figure, plan.goal.per_engine, f"{plan.goal.per_engine:g} wanted", row=2)
+    figure.update_layout(height=520, margin=_MARGIN | {"t": 16}, showlegend=False)
+    return figure
+
+
+def frontier(options: Sequence[Option], wanted: float) -> Any:
+    """The alternatives: requests at once against cards, marked by what they cost in quality."""
+    figure = go.Figure()
+    for cost, (name, colour, symbol) in enumerate(_COSTS):
+        own = [(index, option) for index, option in enumerate(options) if option.cost == cost]
+        if not own:
+            continue
+        figure.add_scatter(
+            x=[option.gpus for _, option in own],
+            y=[option.concurrency for _, option in own],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 16, "line": {"width": 1, "color": "#ffffff"}},
+            customdata=[
+                [index, f"{option.engines} x TP {option.inputs.args.get('tensor_parallel_size', 1)}, {option.summary}"]
+                for index, option in own
+            ],
+            hovertemplate="%{x} cards: %{y:,.3g} requests at once<br>%{customdata[1]}<extra></extra>",
+        )
+    _level(figure, wanted, f"{wanted:g} wanted", log=True)
+    ticks = sorted({option.gpus for option in options})
+    figure.update_layout(
+        height=400,
+        margin=_MARGIN | {"t": 24},
+        clickmode="event+select",
+        legend={"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0},
+        xaxis={"title": "cards", "type": "log", "tickvals": ticks, "ticktext": list(map(str, ticks))},
+        yaxis={"title": "requests at once", "type": "log", "dtick": 1},
     )
     return figure

@@ -17,6 +17,10 @@ _OPTIONS = {
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
+    "client.showSidebarNavigation": "false",
+    "runner.magicEnabled": "false",
+    "theme.light.primaryColor": "#0072B2",
+    "theme.dark.primaryColor": "#56B4E9",
     "client.toolbarMode": "minimal",
 }
 

@@ -1,28 +1,52 @@
-"""The answer to a state: asks planner, and remembers the last answers for models that cannot change."""
+"""What the pages show of a state: asks planner, and remembers the last answers for models that cannot change."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import hf_configs
 from app.state import State
 from planner.errors import InputError
+from planner.planning import throughput
+from planner.planning.alternatives import Option, alternatives
 from planner.planning.curve import Point, curve
-from planner.planning.ladder import Goal, Plan, fit
-from planner.request import prepare
+from planner.planning.goal import Goal
+from planner.planning.ladder import Plan, cards_of
+from planner.planning.recommend import Recommendation, rank, recommend, worth_trying
+from planner.planning.replicas import fit_with_replicas, load_of, speed_of
+from planner.request import Inputs, answer_of, prepare
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """What the page shows: the launch as entered, the ladder's plan, and the curve."""
+    """The launch as entered, and the ladder's plan."""
 
+    state: State
+    inputs: Inputs
+    """As entered."""
+    goal: Goal
     plan: Plan
+    entered: Plan
+    """The ladder from the launch as entered; `plan` may split the cards in another way."""
     now: dict[str, Any]
     """The answer for the inputs as they are."""
-    goal_met_now: bool
-    points: tuple[Point, ...]
+    speed: dict[str, Any] | None
+    """Of one engine, as entered; None where it does not start or its speed is not known."""
+
+    @property
+    def base(self) -> Inputs:
+        """As entered, on all the cards."""
+        return self.entered.base
+
+    @property
+    def met(self) -> bool:
+        """Whether the launch as entered reaches the goal."""
+        return self.entered.met and not self.entered.changes
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -31,34 +55,98 @@ class Solved:
     @property
     def serve_now(self) -> str:
         """The line of the inputs as they are."""
-        base = self.plan.base
+        base = self.base
         return base.args.serve_command(base.source if isinstance(base.source, str) else base.model.name)
 
 
+def remembered(size: int) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
+    """Remembers the answers for a state whose model cannot change: one of the catalogue or one of numbers."""
+
+    def decorate(function: Callable[..., _Result]) -> Callable[..., _Result]:
+        known = lru_cache(maxsize=size)(function)
+
+        @wraps(function)
+        def call(state: State, *more: Any) -> _Result:
+            fixed = state.by == "numbers" or hf_configs.find(state.model) is not None
+            return known(state, *more) if fixed else function(state, *more)
+
+        return call
+
+    return decorate
+
+
+@remembered(128)
 def solve(state: State) -> Solved:
     """InputError where the inputs make no sense."""
-    return _remembered(state) if hf_configs.find(state.model) is not None else _solve(state)
-
-
-def _solve(state: State) -> Solved:
     inputs = prepare(state.to_request())
-    goal = Goal(gpus=state.cards, concurrency=float(state.concurrency))
-    plan = fit(inputs, goal)
-    _enough_cards(plan, state.cards)
-    points = curve(plan.base) if plan.start.status != "refused" and plan.start.kv_cache is not None else ()
-    return Solved(plan=plan, now=plan.start.to_dict(), goal_met_now=goal.met(plan.start), points=points)
+    goal = state.goal().checked(inputs)
+    _enough_cards(inputs, goal)
+    # One way alone, or where it reaches the goal, is quick; all ways to use the cards are asked only for a plan.
+    plan = entered = fit_with_replicas(inputs, goal, one_way=True)
+    if not entered.met or entered.changes:
+        plan = fit_with_replicas(inputs, goal, one_way=bool(state.engines))
+    speed = speed_of(entered.base, entered.goal, entered.start) if entered.start.fits else None
+    return Solved(
+        state=state,
+        inputs=inputs,
+        goal=goal,
+        plan=plan,
+        entered=entered,
+        now=answer_of(entered.base, entered.start),
+        speed=speed.to_dict() if speed is not None else None,
+    )
 
 
-_remembered = lru_cache(maxsize=128)(_solve)
+@remembered(32)
+def ways(state: State) -> tuple[Plan, ...]:
+    """The ways to use the same cards, the best first; one where the flags leave no choice."""
+    found = solve(state)
+    best = fit_with_replicas(found.inputs, found.goal, one_way=bool(state.engines))
+    return best.splits or (best,)
 
 
-def _enough_cards(plan: Plan, cards: int) -> None:
-    engine = plan.start.engine
-    if engine is None:
-        return
-    needed = engine.gpus_per_replica * engine.data_parallel_size
-    if needed > cards:
+@remembered(32)
+def context_curve(state: State) -> tuple[Point, ...]:
+    """Concurrency at each context length; empty where there is no KV cache."""
+    found = solve(state)
+    if found.entered.start.status == "refused" or found.now["kv_cache"] is None:
+        return ()
+    return curve(found.base)
+
+
+@remembered(32)
+def speed_curve(state: State) -> tuple[throughput.Point, ...]:
+    """Speed of one engine at each number of requests at once. InputError where the card's bandwidth is not known."""
+    found = solve(state)
+    load = load_of(found.entered.goal, found.entered.start)
+    if load is None or not found.entered.start.fits:
+        return ()
+    return throughput.curve(throughput.speed_of(found.base, found.entered.start, load), load)
+
+
+@remembered(32)
+def frontier(state: State) -> tuple[Option, ...]:
+    """The alternatives that no other beats in cards, quality and concurrency."""
+    found = solve(state)
+    return alternatives(found.inputs, found.goal)
+
+
+@remembered(8)
+def cards_for(state: State, show: Callable[[float, str], object]) -> tuple[Recommendation, ...]:
+    """Cards that would do, best first; show is told the share done and the card. The state's own card is ignored."""
+    found = solve(state)
+    cards = worth_trying()
+    some: list[Recommendation] = []
+    for number, gpu in enumerate(cards):
+        show(number / len(cards), gpu.name)
+        some += recommend(found.inputs, found.goal, (gpu,))
+    return tuple(sorted(some, key=rank))
+
+
+def _enough_cards(inputs: Inputs, goal: Goal) -> None:
+    needed = cards_of(inputs) * goal.engines
+    if needed > goal.gpus:
         raise InputError(
-            f"these flags need {needed} cards (tensor x pipeline x data parallel size); {cards} given: "
+            f"these flags need {needed} cards (tensor x pipeline x data parallel size x engines); {goal.gpus} given: "
             "raise the number of cards or lower the sizes"
         )

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from planner.engine.args import EngineArgs, parse_flags
+from planner.engine.args import EngineArgs, human_int, parse_flags
 from planner.errors import InputError
+from planner.planning.goal import Goal
 from planner.request import REQUEST_KEYS
 from planner.text import shown
 
+WAYS = ("name", "upload", "numbers")
+"""How the model is given."""
+NUMBERS = (
+    "parameters",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+)
+"""Of a model known only by numbers."""
 ENGINE_FLAGS = (
     "max_model_len",
     "tensor_parallel_size",
+    "pipeline_parallel_size",
     "kv_cache_dtype",
     "quantization",
     "gpu_memory_utilization",
@@ -22,18 +37,36 @@ ENGINE_FLAGS = (
     "max_num_batched_tokens",
 )
 """The engine arguments with a field of their own; every other one goes to `more`."""
+_CARD_NUMBERS = ("gpu_memory_gib", "gpu_memory_used_gib")
+_TEXTS = ("vllm_version", "what_if_quantization")
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
     """The inputs; an empty text leaves the matter to vLLM."""
 
+    by: str = "name"
     model: str = "Qwen/Qwen3-32B"
+    parameters: str = ""
+    hidden_size: str = ""
+    num_hidden_layers: str = ""
+    num_attention_heads: str = ""
+    num_key_value_heads: str = ""
+    intermediate_size: str = ""
+    vocab_size: str = ""
     gpu: str = "NVIDIA H100 SXM5 80GB"
     cards: int = 1
+    gpu_memory_gib: str = ""
+    gpu_memory_used_gib: str = ""
     concurrency: int = 1
+    input_len: str = ""
+    output_len: str = ""
+    ttft_ms: str = ""
+    tpot_ms: str = ""
+    engines: str = ""
     max_model_len: str = ""
     tensor_parallel_size: str = ""
+    pipeline_parallel_size: str = ""
     kv_cache_dtype: str = ""
     quantization: str = ""
     gpu_memory_utilization: str = ""
@@ -52,17 +85,22 @@ class State:
             if field.name in values:
                 value = values[field.name]
                 known[field.name] = _count(field.name, value) if field.type == "int" else str(value or "").strip()
+        if known.get("by") not in (None, *WAYS):
+            raise InputError(f"by = {shown(known['by'])}: must be one of {', '.join(WAYS)}")
         return cls(**known)
 
-    @classmethod
-    def of_request(cls, request: Mapping[str, Any], cards: int, concurrency: int) -> State:
-        """The inputs that make this request: a plan's flags, each in its field."""
-        texts = {name: str(request[name]) for name in ("model", "gpu") if isinstance(request.get(name), str)}
-        for name in (*ENGINE_FLAGS, "vllm_version", "what_if_quantization"):
+    def with_request(self, request: Mapping[str, Any], engines: int = 1) -> State:
+        """The inputs that make this request: a plan's flags, each in its field; what it does not speak of stays."""
+        texts: dict[str, Any] = {name: request[name] for name in ("model", "gpu") if isinstance(request.get(name), str)}
+        for name in (*ENGINE_FLAGS, *_CARD_NUMBERS, *_TEXTS):
             texts[name] = str(request[name]) if request.get(name) is not None else ""
         own = (*REQUEST_KEYS, *ENGINE_FLAGS)
         rest = EngineArgs({name: value for name, value in request.items() if name not in own})
-        return cls(**texts, cards=cards, concurrency=concurrency, more=shlex.join(rest.to_flags()))
+        split = str(engines) if engines > 1 or self.engines else ""
+        return State(**{**asdict(self), **texts, "engines": split, "more": shlex.join(rest.to_flags())})
+
+    def with_(self, **values: Any) -> State:
+        return State(**{**asdict(self), **values})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,11 +117,33 @@ class State:
         args, positional = parse_flags([*words, *self._more_words()])
         if positional:
             raise InputError(f"more flags: {shown(positional[0])} is not a flag of `vllm serve`")
-        request: dict[str, Any] = {**args, "model": self.model, "gpu": self.gpu}
-        for key in ("vllm_version", "what_if_quantization"):
-            if getattr(self, key):
-                request[key] = getattr(self, key)
-        return request
+        request: dict[str, Any] = {**args, "model": self._source(), "gpu": self.gpu}
+        request |= {key: getattr(self, key) for key in _TEXTS if getattr(self, key)}
+        return request | {key: _number(key, getattr(self, key)) for key in _CARD_NUMBERS if getattr(self, key)}
+
+    def goal(self) -> Goal:
+        """What the launch must reach."""
+        return Goal(
+            gpus=self.cards,
+            concurrency=float(self.concurrency),
+            input_len=self._optional(_whole, "input_len"),
+            output_len=self._optional(_whole, "output_len"),
+            engines=self._optional(_whole, "engines") or 1,
+            ttft_ms=self._optional(_number, "ttft_ms"),
+            tpot_ms=self._optional(_number, "tpot_ms"),
+        )
+
+    def _optional(self, read: Any, name: str) -> Any:
+        text = getattr(self, name)
+        return read(name, text) if text else None
+
+    def _source(self) -> str | dict[str, str | int]:
+        if self.by != "numbers":
+            return self.model
+        given = {name: getattr(self, name) for name in NUMBERS if getattr(self, name)}
+        if not given:
+            raise InputError("numbers: give at least the number of parameters, such as 8B")
+        return {name: text if name == "parameters" else _whole(name, text) for name, text in given.items()}
 
     def _more_words(self) -> list[str]:
         try:
@@ -101,3 +161,26 @@ def _count(name: str, value: object) -> int:
     if not (text.isdecimal() and text.isascii() and 1 <= len(text) <= 6) or not int(text):
         raise InputError(f"{name} = {shown(value)}: must be a whole number from 1 to 999999")
     return int(text)
+
+
+def _whole(name: str, text: str) -> int:
+    """As vLLM reads 4k or 1M, too."""
+    import argparse
+
+    try:
+        number = int(human_int(text))
+    except (ValueError, OverflowError, argparse.ArgumentTypeError):
+        number = 0
+    if not 1 <= number <= 10**9:
+        raise InputError(f"{name} = {shown(text)}: must be a whole number of at least 1")
+    return number
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InputError(f"{name} = {shown(text)}: must be a number above 0")
+    return number

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from planner import __version__
 from reports import svg
-from reports.view import Memory, View, gib, view_of
+from reports.memory import Memory, gib
+from reports.view import View, view_of
 
 Form = Literal["html", "md", "json", "csv"]
 FORMS: tuple[Form, ...] = get_args(Form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from reports.view import Memory
+from reports.memory import Memory
 
 COLOURS = {
     "weights": "#0072B2",

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 import hf_configs
 from app import serve, uploads
@@ -15,28 +14,7 @@ from app.state import State
 from planner.errors import InputError
 from planner.planning.ladder import request_of
 from planner.request import answer
-
-PAGE = Path(serve.__file__).with_name("main.py")
-
-
-def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=120)
-    for key, value in query.items():
-        page.query_params[key] = value
-    return checked(page.run())
-
-
-def checked(page: AppTest) -> AppTest:
-    assert not page.exception
-    return page
-
-
-def said(page: AppTest) -> str:
-    return " ".join(box.value for box in (*page.success, *page.warning, *page.error)).replace("\\", "")
-
-
-def query_of(page: AppTest) -> dict[str, str]:
-    return {key: value[0] if isinstance(value, list) else value for key, value in page.query_params.items()}
+from tests.app_page import checked, opened, query_of, said
 
 
 def test_choose_a_model_make_it_not_fit_apply_the_plan() -> None:
@@ -71,6 +49,12 @@ def test_the_link_restores_the_state() -> None:
         ("gpu_memory_utilization", "7", "at most 1"),
         ("vllm_version", "banana", "banana"),
         ("tensor_parallel_size", "8", "these flags need 8 cards"),
+        ("by", "guess", "must be one of"),
+        ("by", "upload", "not part of a link"),
+        ("by", "numbers", "number of parameters"),
+        ("input_len", "-1", "whole number"),
+        ("ttft_ms", "nan", "above 0"),
+        ("engines", "3", "must divide"),
         ("model", "no such model", "no such file or folder"),
         ("gpu", "abacus", "unknown GPU"),
         ("cards", "many", "whole number"),
@@ -102,7 +86,7 @@ def test_a_plan_survives_the_way_through_the_state(gpu: str) -> None:
     """Applying a plan gives its request again, whatever flags are in it."""
     plan = solve(State(model="Qwen/Qwen3-32B", gpu=gpu, cards=2, concurrency=2)).plan
     request = request_of(plan.inputs)
-    state = State.of_request(request, 2, 2)
+    state = State(model="Qwen/Qwen3-32B", gpu=gpu, cards=2, concurrency=2).with_request(request)
     assert {**request, "usage": "server"} == {**state.to_request(), "usage": "server"}
     assert State.read(state.to_query()) == state
 
@@ -119,7 +103,7 @@ def test_an_upload_is_data_and_limited() -> None:
 
 
 def test_an_uploaded_config_is_the_model_until_it_makes_no_sense() -> None:
-    page = opened(model="Qwen/Qwen3-32B", gpu="A10")
+    page = opened(model="Qwen/Qwen3-32B", gpu="A10", by="upload")
     config = hf_configs.path("Qwen/Qwen3-0.6B").read_bytes()
     checked(page.file_uploader[0].set_value(("config.json", config, "application/json")).run())
     assert "fits on 1 x NVIDIA A10" in page.success[0].value

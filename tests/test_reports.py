@@ -21,7 +21,7 @@ from planner.errors import InputError
 from planner.planning.ladder import Goal, fit
 from planner.request import prepare
 from reports import FORMS, render
-from reports.view import memory_of
+from reports.memory import memory_of
 
 MADE = datetime.date(2026, 11, 20)
 REQUESTS: dict[str, tuple[dict[str, Any], Goal]] = {

@@ -15,7 +15,7 @@ WIDTH = 110
 def explanation_text(explanation: Explanation) -> str:
     """The verdict, why and what to do, then the figures."""
     parts = [
-        [_headline(explanation)],
+        [headline(explanation)],
         _diagnosis_lines(explanation) + _foreseen_lines(explanation),
         _remedy_lines(explanation),
         _figure_lines(explanation),
@@ -24,7 +24,8 @@ def explanation_text(explanation: Explanation) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def _headline(explanation: Explanation) -> str:
+def headline(explanation: Explanation) -> str:
+    """Which launch it is and how it ended, in one line."""
     facts = explanation.facts
     words = [printable(facts.model) if facts.model else "a model that the log does not name"]
     if facts.version:
@@ -86,17 +87,19 @@ def _figure_lines(explanation: Explanation) -> list[str]:
 
 def _row(row: Comparison) -> str:
     name = f"{row.name} ({row.unit})" if row.unit and row.unit != "x" else row.name
-    printed, predicted = _shown(row.printed, row.unit), _shown(row.predicted, row.unit)
+    printed, predicted = figure_words(row.printed, row.unit), figure_words(row.predicted, row.unit)
+    basis = f"  [{row.basis}]" if row.basis and row.predicted is not None else ""
+    return f"  {name:42}{printed:>14}{predicted:>14}   {difference_words(row)}{basis}".rstrip()
+
+
+def difference_words(row: Comparison) -> str:
+    """Printed less predicted, in the figure's unit and as a share; empty without a prediction."""
     difference = row.difference
     if difference is None:
-        told = "" if row.predicted is None else "equal" if row.printed == row.predicted else "different"
-    elif abs(difference) < 0.005:
-        told = "equal"
-    else:
-        share = _share(difference, row.predicted)
-        told = f"{difference:+,.{_decimals(row.unit)}f}{share}"
-    basis = f"  [{row.basis}]" if row.basis and row.predicted is not None else ""
-    return f"  {name:42}{printed:>14}{predicted:>14}   {told}{basis}".rstrip()
+        return "" if row.predicted is None else "equal" if row.printed == row.predicted else "different"
+    if abs(difference) < 0.005:
+        return "equal"
+    return f"{difference:+,.{_decimals(row.unit)}f}{_share(difference, row.predicted)}"
 
 
 def _share(difference: float, predicted: float | str | None) -> str:
@@ -108,7 +111,8 @@ def _decimals(unit: str) -> int:
     return 2 if unit in ("GiB", "x") else 0
 
 
-def _shown(value: float | str | None, unit: str) -> str:
+def figure_words(value: float | str | None, unit: str) -> str:
+    """A figure with the digits that its unit is worth; "-" for none."""
     if value is None:
         return "-"
     return printable(value, 40) if isinstance(value, str) else f"{value:,.{_decimals(unit)}f}"

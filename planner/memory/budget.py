@@ -115,10 +115,10 @@ class Estimate:
                 "compute_capability": self.gpu.compute_capability,
             },
             "engine": self._engine_dict(),
-            "memory": self._memory_dict(),
+            "memory": self._memory_dict(self.tightest),
             "weights": dict(self.weights.groups) if self.weights else None,
             "kv_cache": self._kv_dict(),
-            "ranks": [rank.to_dict() for rank in self.ranks],
+            "ranks": [{**rank.to_dict(), "memory": self._memory_dict(i)} for i, rank in enumerate(self.ranks)],
             "basis": dict(self.basis),
             "assumed": dict(self.assumed),
             "range": {"available_kv_bytes": list(self.available_range)} if self.available_range else {},
@@ -166,21 +166,21 @@ class Estimate:
             "vllm_version": str(engine.vllm_version),
         }
 
-    def _memory_dict(self) -> dict[str, int | None] | None:
-        if self.overhead is None or not self.ranks:
+    def _memory_dict(self, stage: int) -> dict[str, int | None] | None:
+        if not self.overheads or not self.ranks:
             return None
-        rank = self.ranks[self.tightest]
+        rank, beside = self.ranks[stage], self.overheads[stage]
         return {
             "total_bytes": self.gpu.memory_bytes,
             "requested_bytes": self.requested_bytes,
             "weights_bytes": rank.weights_bytes,
             "model_loading_bytes": rank.loading_bytes,
-            "activation_peak_bytes": self.overhead.activation_peak,
-            "persistent_bytes": self.overhead.persistent,
-            "non_torch_bytes": self.overhead.non_torch,
-            "cuda_graph_bytes": self.overhead.cuda_graph,
+            "activation_peak_bytes": beside.activation_peak,
+            "persistent_bytes": beside.persistent,
+            "non_torch_bytes": beside.non_torch,
+            "cuda_graph_bytes": beside.cuda_graph,
             "available_kv_bytes": rank.available_kv_bytes,
-            "outside_budget_bytes": self.outside_budget_bytes,
+            "outside_budget_bytes": beside.outside_budget,
             "offloaded_bytes": self.offloaded_bytes,
         }
 

@@ -71,7 +71,7 @@ def recommend(
         for gpu in cards or worth_trying()
         for recommendation in _of_card(replace(inputs, gpu=gpu, gpu_request={"gpu": gpu.name}), goal, prices, forbid)
     ]
-    return tuple(sorted(found, key=_rank))
+    return tuple(sorted(found, key=rank))
 
 
 def worth_trying() -> tuple[Gpu, ...]:
@@ -98,7 +98,8 @@ def _of_card(
             return
 
 
-def _rank(one: Recommendation) -> tuple[float, int, int, str]:
+def rank(one: Recommendation) -> tuple[float, int, int, str]:
+    """What recommendations are sorted by: price, memory of all cards, cost in quality."""
     memory = one.gpus * (one.gpu.memory_bytes or 0)
     price = math.inf if one.price_per_hour is None else one.price_per_hour
     return price, memory, one.plan.cost, one.gpu.name

@@ -59,17 +59,24 @@ def _with_speed(plan: Plan) -> Plan:
 
 def speed_of(inputs: Inputs, goal: Goal, estimate: Estimate) -> Throughput | None:
     """Of one engine with its part of the requests; None where it cannot be said."""
+    load = load_of(goal, estimate)
+    if load is None:
+        return None
+    try:
+        return predict(inputs, estimate, load)
+    except InputError:  # a card whose bandwidth is not known
+        return None
+
+
+def load_of(goal: Goal, estimate: Estimate) -> Workload | None:
+    """One engine's part of the goal's requests, full-length where it gives no length; None: nothing is generated."""
     kv = estimate.kv_cache
     if kv is None or estimate.model.is_pooling:
         return None
     whole = goal.request_len or kv.max_model_len
     output = goal.output_len if goal.output_len is not None else max(1, min(256, whole // 4))
     prompt = goal.input_len if goal.input_len is not None else max(1, whole - output)
-    load = Workload(concurrency=max(1, round(goal.per_engine)), input_len=max(1, prompt), output_len=max(1, output))
-    try:
-        return predict(inputs, estimate, load)
-    except InputError:  # a card whose bandwidth is not known
-        return None
+    return Workload(concurrency=max(1, round(goal.per_engine)), input_len=max(1, prompt), output_len=max(1, output))
 
 
 def _missed(goal: Goal, speed: Throughput | None) -> Reason | None:

@@ -1,0 +1,154 @@
+"""Will it fit? The answer first, then why, what would help, the command, and how sure each number is."""
+
+from __future__ import annotations
+
+import datetime
+from functools import partial
+
+import streamlit as st
+
+from app import charts, session
+from app.solve import Solved
+from planner.planning.ladder import Plan
+from planner.planning.replicas import split_words
+from reports import FORMS, render
+from reports.memory import gib, memories_of, memory_of
+from reports.render import markdown
+from reports.view import answer_verdict, goal_words, kv_facts, snapshot_words
+
+_MIME = {"html": "text/html", "md": "text/markdown", "json": "application/json", "csv": "text/csv"}
+
+
+_CONCURRENCY = "Maximum concurrency: requests of max_model_len tokens that the KV cache holds."
+
+
+def page(solved: Solved) -> None:
+    _verdict(solved)
+    _numbers(solved)
+    _memory(solved)
+    if not solved.met:
+        _plan(solved.plan)
+    st.subheader("Launch", anchor=False)
+    if not solved.met:
+        st.caption("As entered, which does not reach what is asked for:")
+    st.code(solved.serve_now, language="sh", wrap_lines=True)
+    _details(solved)
+    _reports(solved.plan)
+
+
+def _verdict(solved: Solved) -> None:
+    """One sentence, then vLLM's own words, or what an engine that starts still lacks."""
+    fits = solved.now["status"] == "fits"
+    show = st.success if solved.met else st.warning if fits else st.error
+    engines = solved.entered.engines
+    each = f"Each of {engines} engines: " if engines > 1 else ""
+    words = [f"**{each}{markdown(answer_verdict(solved.now))}**"]
+    words += [markdown(reason["message"]) for reason in solved.now["reasons"]]
+    if fits and not solved.met:
+        words.append(markdown(f"Wanted: {goal_words(solved.goal.to_dict())}; {_lacking(solved)}."))
+    show("\n\n".join(words))
+
+
+def _lacking(solved: Solved) -> str:
+    """What an engine that starts does not reach."""
+    entered = solved.entered
+    missing = entered.goal.missing(entered.start) or entered.binding
+    return missing.message if missing is not None else ""
+
+
+def _numbers(solved: Solved) -> None:
+    kv, speed = solved.now["kv_cache"], solved.speed
+    shown: list[tuple[str, str, str]] = []
+    if kv is not None and solved.now["status"] == "fits":
+        shown.append(("KV cache, tokens", f"{kv['tokens']:,}", "GPU KV cache size, as vLLM prints it at start."))
+        shown.append(("Requests at once", f"{kv['max_concurrency']:.2f}", _CONCURRENCY))
+    if speed is not None:
+        load = speed["workload"]
+        hint = (
+            f"Predicted for {load['concurrency']} requests at once of {load['input_len']:,} + "
+            f"{load['output_len']:,} tokens on one engine; {speed['basis']}. {speed['bound_by']}."
+        )
+        shown.append(("Output, tokens/s", f"{speed['output_tokens_per_s']:,.0f}", hint))
+        shown.append(("TTFT", f"{speed['ttft_ms']:,.0f} ms", hint))
+        shown.append(("ITL (TPOT)", f"{speed['tpot_ms']:,.1f} ms", hint))
+    with st.container(horizontal=True):
+        for name, value, hint in shown:
+            st.metric(name, value, help=markdown(hint), border=True, width="content")
+
+
+def _memory(solved: Solved) -> None:
+    memories = memories_of(solved.now)
+    if not memories:
+        return
+    st.subheader("Memory per GPU", anchor=False)
+    st.plotly_chart(charts.memory_bar(memories), key="memory", config=charts.CONFIG)
+    for memory in memories:
+        if memory.missing_bytes:
+            st.caption(f"{gib(memory.missing_bytes)} GiB are missing on {memory.label} before there is any KV cache.")
+        if memory.outside_bytes:
+            st.caption(
+                f"Outside the budget, on {memory.label}: {gib(memory.outside_bytes)} GiB more than requested, "
+                "which this vLLM allocates once it runs."
+            )
+
+
+def _plan(plan: Plan) -> None:
+    st.subheader("What would make it fit" if plan.met else "No plan was found", anchor=False)
+    if plan.binding is not None:
+        st.markdown(markdown(plan.binding.message))
+    st.markdown(f"start: {markdown(snapshot_words(plan.start_snapshot.to_dict()))}")
+    for step in plan.steps:
+        if step.outcome == "skipped":
+            continue
+        after = snapshot_words(step.after.to_dict())
+        st.markdown(
+            f"**{markdown(step.summary)}**: {markdown(step.outcome)}, {markdown(step.why)}. After: {markdown(after)}"
+        )
+        st.caption(f"quality cost: {markdown(step.quality_cost)}")
+    if not plan.met:
+        return
+    if plan.splits:
+        st.markdown(f"Of the ways to use the cards, the fastest: {markdown(split_words(plan))}.")
+    st.code(plan.serve_command, language="sh", wrap_lines=True)
+    with st.container(horizontal=True):
+        st.button("Apply this plan", key="apply", type="primary", on_click=session.apply_plan, args=(plan,))
+        if len(plan.changes) > 1:
+            for number, change in enumerate(plan.changes):
+                label = f"Only this rung: {markdown(change.summary)}"
+                st.button(label, key=f"apply-{number}", on_click=session.apply_change, args=(change, plan))
+
+
+def _details(solved: Solved) -> None:
+    now = solved.now
+    with st.expander("Numbers, and how sure each is"):
+        memory = memory_of(now)
+        if memory is not None:
+            st.table([{"part": part.name, "GiB": part.gib, "basis": part.basis} for part in memory.segments])
+            if memory.kv_range is not None:
+                low, high = memory.kv_range
+                st.caption(f"KV cache: a launch is expected to land between {gib(low)} and {gib(high)} GiB.")
+        st.table([{"KV cache": name, "value": markdown(value)} for name, value in kv_facts(now)])
+        for term, what in now["assumed"].items():
+            st.markdown(f"assumed for {markdown(term)}: {markdown(what)}")
+        for warning in now["warnings"]:
+            st.warning(markdown(warning))
+        st.caption("exact: follows from the config and vLLM's rules. fitted: on measured launches. assumed: no more.")
+
+
+def _reports(plan: Plan) -> None:
+    st.subheader("Report of the plan", anchor=False)
+    made, content = datetime.date.today(), plan.to_dict()
+    with st.container(horizontal=True):
+        for form in FORMS:
+            st.download_button(
+                form.upper(),
+                partial(render, content, form, made),  # when it is clicked
+                file_name=f"fit.{form}",
+                mime=_MIME[form],
+                key=f"download-{form}",
+                on_click="ignore",
+            )
+
+
+if found := session.solved():
+    page(found)
