@@ -363,6 +363,29 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
     return {**dict(args), **({"model": positional[0]} if positional else {}), **given}
 
 
+@cli.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--gpu", help="The card of launches whose file names none.")
+@click.option("--gpus", type=click.IntRange(0), help="How many there are, where the file does not say.")
+@click.option("--vllm-version", help="Which vLLM, where no image tag says; the newest known by default.")
+@click.option("--policy", type=click.Path(path_type=Path), help="The policy; vllm-fit.yaml here or above by default.")
+@click.option("--unknown", type=click.Choice(["fail", "warn"]), help="What a launch that cannot be judged does.")
+@click.option("--offline", is_flag=True, help="Models of the catalogue and of the local Hub cache only.")
+@click.option("--timeout", type=float, default=60, show_default=True, help="Seconds for all look-ups on the Hub.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "github", "markdown"]), default="text"
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to a file.")
+def gate(paths: tuple[Path, ...], form: str, output: Path | None, **options: Any) -> int:
+    """Read deployment files, find every vLLM launch in them, and fail where one would not start or breaks the policy.
+
+    PATHS are files or folders; this folder by default. Exit code 0: all pass, 1: a launch fails, 2: wrong input.
+    """
+    from planner.gate.cli import run_gate
+
+    return run_gate(paths, form, output, options)
+
+
 @cli.command("fit-constants")
 @click.option("--write", is_flag=True, help="Write the constants file and its page in docs/, in a source tree.")
 @click.option("--serving", is_flag=True, help="Those of the speed model, on measured serving, instead of memory's.")

@@ -230,7 +230,7 @@ def _engine_table() -> dict[str, dict[str, Any]]:
 def _flags() -> dict[str, Flag]:
     server = _table()["server"]
     return {
-        flag: Flag(name=name, kind=entry["kind"], several="nargs" in entry, of_server=name in server)
+        flag: Flag(name=name, kind=entry["kind"], several=entry.get("nargs") in ("+", "*"), of_server=name in server)
         for name, entry in {**server, **_engine_table()}.items()
         for flag in entry["flags"]
     }
@@ -254,7 +254,9 @@ def _parser() -> argparse.ArgumentParser:
             else:
                 parser.add_argument(*positive, dest=name, action="store_true")
         else:
-            parser.add_argument(*entry["flags"], dest=name, type=_READERS[entry["kind"]], nargs=entry.get("nargs"))
+            # What the API server makes of its own is none of the engine's business.
+            read = str if name in _table()["server"] else _READERS[entry["kind"]]
+            parser.add_argument(*entry["flags"], dest=name, type=read, nargs=entry.get("nargs"))
     return parser
 
 

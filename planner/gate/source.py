@@ -45,8 +45,30 @@ def read(path: Path, file: str | None = None) -> Source:
     return Source(path=path, file=file, text=text.replace("\r\n", "\n"))
 
 
-def walk(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> Iterator[Path]:
-    """The files of these folders that are `wanted`, and every file named itself, in order; each once.
+def mentions(path: Path, words: Sequence[str]) -> bool:
+    """Whether a file that cannot be read as text has one of these words in it, as far as is looked."""
+    try:
+        with strict_json.open_regular(path, str(path)) as file:
+            tail = b""
+            for _ in range(_LOOKED_THROUGH // _PIECE):
+                piece = file.read(_PIECE)
+                if not piece:
+                    return False
+                if any(word.encode() in (tail + piece).lower() for word in words):
+                    return True
+                tail = piece[-64:]
+    except (InputError, OSError):
+        return True
+    return True
+
+
+_PIECE = 1 << 20
+_LOOKED_THROUGH = 256 << 20
+
+
+def walk(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> Iterator[tuple[Path, Path]]:
+    """(file, folder that what it names may lie in): the files of these folders that are `wanted`, and every file named
+    itself, in order; each once.
 
     Hidden folders are walked, those of version control and of caches are not; links that lead out of the folder given
     are not followed. InputError for a path that is not there.
@@ -55,11 +77,18 @@ def walk(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> Iterator[Path
     for path in paths:
         if not path.exists():
             raise InputError(f"{printable(path)}: no such file or folder")
+        root = path if path.is_dir() else _root_of(path)
         for found in _below(path, wanted) if path.is_dir() else (path,):
             real = found.resolve()
             if real not in seen:
                 seen.add(real)
-                yield found
+                yield found, root
+
+
+def _root_of(path: Path) -> Path:
+    """A file named itself may name others below the working folder, where it lies in that."""
+    here = Path.cwd()
+    return here if path.resolve().is_relative_to(here) else path.parent
 
 
 def _below(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:

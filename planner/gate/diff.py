@@ -1,0 +1,300 @@
+"""A remedy as a unified diff of the file's own lines; where they cannot be edited safely, as the flags to change.
+
+A flag that stands in the file is changed where its value stands, be that a variable's line; a new one is written in the
+manner of the words around it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from planner.engine.args import EngineArgs, find_flag, flag_of
+from planner.errors import InputError
+from planner.gate.launch import Launch, Word
+from planner.gate.redact import without_secrets
+from planner.gate.remedy import Remedy
+from planner.gate.source import read
+
+
+class _CannotEdit(Exception):
+    """The line does not hold what was expected, or holds it several times."""
+
+
+def diff(launch: Launch, remedy: Remedy, path: Path) -> str:
+    """Ends in a newline. path: of the launch's file."""
+    try:
+        text = _edited(launch, remedy, path)
+    except (_CannotEdit, InputError):
+        return _flags(launch, remedy)
+    # A line that holds a secret cannot be shown as it is.
+    return text if text and without_secrets(text) == text else _flags(launch, remedy)
+
+
+def _flags(launch: Launch, remedy: Remedy) -> str:
+    """What to change, as flags."""
+    lines = []
+    if remedy.model is not None:
+        lines.append(f"model: {launch.model} -> {remedy.model}")
+    for name, value in remedy.args.items():
+        words = shlex.join(EngineArgs({name: value}).to_flags()) if value is not None else ""
+        lines.append(f"leave out {flag_of(name)}" if value is None else f"set {words}" if words else flag_of(name))
+    return "\n".join(lines) + "\n"
+
+
+def _edited(launch: Launch, remedy: Remedy, path: Path) -> str:
+    texts: dict[str, list[str]] = {}
+
+    def lines_of(file: str) -> list[str]:
+        if file not in texts:
+            place = path if file == launch.file else _beside(path, launch.file, file)
+            texts[file] = read(place, file).text.split("\n")
+        return texts[file]
+
+    before = {launch.file: list(lines_of(launch.file))}
+    for word in launch.words:
+        if word.file is not None and word.file not in before:
+            before[word.file] = list(lines_of(word.file))
+    edit = _Edit(launch, lines_of)
+    if remedy.model is not None:
+        edit.model(remedy.model)
+    # From the last line up: what is added moves only lines below.
+    for name, value in sorted(remedy.args.items(), key=lambda item: -edit.line_of(item[0])):
+        edit.change(name, value)
+    return "".join(
+        "\n".join(
+            difflib.unified_diff(old, texts[file], f"a/{file.lstrip('/')}", f"b/{file.lstrip('/')}", lineterm="", n=0)
+        )
+        + "\n"
+        for file, old in before.items()
+        if texts[file] != old
+    )
+
+
+def _beside(path: Path, shown: str, other: str) -> Path:
+    """The path of another file, named from the same folder."""
+    root = Path(str(path)[: -len(shown)]) if str(path).endswith(shown) else path.parent
+    return root / other
+
+
+class _Edit:
+    def __init__(self, launch: Launch, lines_of: Callable[[str], list[str]]) -> None:
+        self.launch, self.lines_of = launch, lines_of
+        self.words = launch.words
+
+    def line_of(self, name: str) -> int:
+        """Where an argument stands; after all others for one that does not."""
+        at = self._find(name)
+        return self.words[at].line if at is not None else 1 << 30
+
+    def model(self, model: str) -> None:
+        old = self.launch.model
+        if old is None:
+            raise _CannotEdit
+        word = next((word for word in self.words if old in word.text), None)
+        lines = self.lines_of(word.file or self.launch.file) if word else self.lines_of(self.launch.file)
+        if word is not None and len(_places(lines[word.line - 1], old)) == 1:
+            _replace(lines, word.line, old, model)
+            return
+        span = [n for n in range(self.launch.line, self.launch.end_line + 1) if _places(lines[n - 1], old)]
+        if len(span) != 1:
+            raise _CannotEdit
+        _replace(lines, span[0], old, model)
+
+    def change(self, name: str, value: Any) -> None:
+        at = self._find(name)
+        if at is None:
+            if value is not None:
+                self._add(name, value)
+        elif value is None:
+            self._remove(at)
+        else:
+            self._set(at, name, value)
+
+    def _find(self, name: str) -> int | None:
+        """The last of the words that give an argument."""
+        found = None
+        for index, word in enumerate(self.words):
+            head = word.text.partition("=")[0]
+            flag = find_flag(head) if head.startswith("-") else None
+            if (flag is not None and flag.name == name) or head == name:
+                found = index
+        return found
+
+    def _set(self, at: int, name: str, value: Any) -> None:
+        word = self.words[at]
+        head, equals, old = word.text.partition("=")
+        place = word
+        if not equals:
+            if at + 1 >= len(self.words):
+                raise _CannotEdit
+            place = self.words[at + 1]
+            old = place.text
+        lines = self.lines_of(place.file or self.launch.file)
+        new = json.dumps(value) if isinstance(value, dict) else str(value)
+        if head == name and equals:  # Python's, which its quotes stay around
+            old = old.strip("'\"")
+        _replace(lines, place.line, old, new, after=head)
+
+    def _remove(self, at: int) -> None:
+        """The flag and its value, which must stand together on one line or each on its own."""
+        word = self.words[at]
+        head, equals, _ = word.text.partition("=")
+        flag = find_flag(head)
+        parts = [word] if equals or flag is None or flag.kind == "bool" else [word, *self.words[at + 1 : at + 2]]
+        lines = self.lines_of(word.file or self.launch.file)
+        if len({part.line for part in parts}) != 1 or any(part.file != word.file for part in parts):
+            raise _CannotEdit
+        line = lines[word.line - 1]
+        pattern = r"[\s=]+".join(rf"[\"']?{re.escape(part.text)}[\"']?" for part in parts)
+        if head == word.text and not head.startswith("-"):
+            raise _CannotEdit
+        found = list(re.finditer(rf"(?<=[\s\"']){pattern}(?=[\s\"',\])]|$)", line))
+        if len(found) != 1:
+            raise _CannotEdit
+        rest = line[: found[0].start()].rstrip(" ") + line[found[0].end() :]
+        if not rest.strip(" \\-"):
+            del lines[word.line - 1]
+        else:
+            lines[word.line - 1] = rest
+
+    def _add(self, name: str, value: Any) -> None:
+        last = next((word for word in reversed(self.words) if self._stands(word)), None)
+        if last is None:
+            raise _CannotEdit
+        lines = self.lines_of(last.file or self.launch.file)
+        words = EngineArgs({name: value}).to_flags()
+        for style in STYLES:
+            if style(lines, last, words, self.words):
+                return
+        raise _CannotEdit
+
+    def _stands(self, word: Word) -> bool:
+        line = self.lines_of(word.file or self.launch.file)[word.line - 1]
+        text = word.text.partition("=")[0] if "=" in word.text else word.text
+        return bool(text) and text.removeprefix("--") in line
+
+
+# --- how words are written around a launch: each tries, and says whether it was its manner ----------------------------
+
+
+def _config_entry(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """KEY: VALUE in a file for `vllm serve --config`."""
+    found = re.match(r"(\s*)[\w-]+:", lines[last.line - 1])
+    if last.file is None or found is None:
+        return False
+    value = words[1] if len(words) > 1 else "true"
+    lines.insert(last.line, f"{found[1]}{words[0].removeprefix('--')}: {value}")
+    return True
+
+
+def _keyword(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """name=value in a Python call."""
+    name, equals, value = last.text.partition("=")
+    if not equals or not name.isidentifier():
+        return False
+    flag = find_flag(words[0])
+    if flag is None:
+        return False
+    new = f"{flag.name}={_python(words[1:], flag.kind)}"
+    line = lines[last.line - 1]
+    own_line = re.fullmatch(r"(\s*)\w+\s*=.*?(,?)(\s*#.*)?", line)
+    if own_line and own_line[2]:
+        lines.insert(last.line, f"{own_line[1]}{new},")
+        return True
+    closing = re.search(rf"\b{re.escape(name)}\s*=\s*(['\"]?){re.escape(value.strip(chr(39)))}\1", line)
+    if closing is None:
+        return False
+    lines[last.line - 1] = f"{line[: closing.end()]}, {new}{line[closing.end() :]}"
+    return True
+
+
+def _python(words: Sequence[str], kind: str) -> str:
+    if not words:
+        return "True"
+    return words[0] if kind in ("int", "human_int", "float") else json.dumps(words[0])
+
+
+def _item(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """`- --flag=value` in a YAML list, in two items where the others are."""
+    found = re.match(r"(\s*-\s+)([\"']?)(.*?)\2\s*(#.*)?$", lines[last.line - 1])
+    if found is None or " " in found[3].strip() or found[3].strip() in ("|", ">", "|-", ">-"):
+        return False
+    mark, quote = found[1], found[2]
+    joined = len(words) > 1 and any(word.text.startswith("--") and "=" in word.text for word in every)
+    texts = ["=".join(words)] if joined else list(words)
+    new = [f"{mark}{_quoted(text, quote)}" for text in texts]
+    lines[last.line : last.line] = new
+    return True
+
+
+def _quoted(text: str, quote: str) -> str:
+    """In the quotes of the neighbours; a number needs some to stay text."""
+    return f"{quote or chr(34)}{text}{quote or chr(34)}" if quote or re.fullmatch(r"[\d.]+|true|false", text) else text
+
+
+def _array(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """ "--flag", "value" in a JSON array or a list of Python."""
+    line = lines[last.line - 1]
+    found = list(re.finditer(rf"([\"']){re.escape(last.text)}\1(?=\s*(,|\]|$))", line))
+    if len(found) != 1 or not re.search(r"[\[,]\s*$", line[: found[0].start()] or "["):
+        return False
+    quote = found[0][1]
+    more = "".join(f", {quote}{word}{quote}" for word in words)
+    lines[last.line - 1] = line[: found[0].end()] + more + line[found[0].end() :]
+    return True
+
+
+def _command(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """A command line: on a line of its own where the last word has one, else behind it."""
+    line = lines[last.line - 1]
+    text = shlex.join(words)
+    continued = re.fullmatch(r"(\s+)(.*\S)\s*\\", line)
+    if continued is not None:
+        lines.insert(last.line, f"{continued[1]}{text} \\")
+        return True
+    pattern = rf"(?<=[\s\"'=\[]){_loosely(last.text)}[\"']?(?=[\s\"';&|)]|$)"
+    found = list(re.finditer(pattern, line))
+    if not found:
+        return False
+    # A quote behind the word is its own only where one stands before it.
+    end = found[-1].end()
+    quote = line[end - 1]
+    if quote in "\"'" and line[: found[-1].start()].count(quote) % 2 == 0:
+        end -= 1
+    lines[last.line - 1] = f"{line[:end]} {text}{line[end:]}"
+    return True
+
+
+def _loosely(text: str) -> str:
+    return r"[\"']?".join(re.escape(part) for part in re.split(r"[\"']", text))
+
+
+STYLES = (_config_entry, _keyword, _item, _array, _command)
+"""In the order in which they are tried."""
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+def _places(line: str, text: str) -> list[re.Match[str]]:
+    return list(re.finditer(rf"(?<![\w.\-/]){re.escape(text)}(?![\w\-/]|\.\w)", line)) if text else []
+
+
+def _replace(lines: list[str], number: int, old: str, new: str, after: str = "") -> None:
+    """One occurrence of `old` in a line, behind `after` where that stands in it too."""
+    line = lines[number - 1]
+    start = 0
+    for form in (after, after.replace("-", "_"), after.replace("_", "-")):
+        if form and form in line:
+            start = line.index(form) + len(form)
+            break
+    found = [place for place in _places(line, old) if place.start() >= start]
+    if not found or (len(found) > 1 and not start):
+        raise _CannotEdit
+    lines[number - 1] = line[: found[0].start()] + new + line[found[0].end() :]

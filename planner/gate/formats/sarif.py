@@ -1,0 +1,48 @@
+"""SARIF 2.1.0, which code scanning (GitHub, GitLab, Azure DevOps) shows beside the lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from sarif_pydantic import sarif as model
+
+from planner import __version__
+from planner.errors import Reason
+from planner.gate.outcome import Outcome
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_LEVELS = {"fail": "error", "unknown": "error", "warn": "warning"}
+
+
+def render(outcomes: Sequence[Outcome]) -> str:
+    """A result for each reason of each launch that does not pass."""
+    results = [
+        _result(outcome, reason) for outcome in outcomes if outcome.verdict != "pass" for reason in outcome.reasons
+    ]
+    rules = [model.ReportingDescriptor(id=code) for code in dict.fromkeys(result.rule_id for result in results) if code]
+    driver = model.ToolDriver(name="vllm-fit", version=__version__, rules=rules)
+    log = model.Sarif(
+        version="2.1.0",
+        runs=[model.Run(tool=model.Tool(driver=driver), results=results, column_kind="unicodeCodePoints")],
+        **{"$schema": SCHEMA},
+    )
+    return f"{log.model_dump_json(by_alias=True, exclude_none=True, indent=2)}\n"
+
+
+def _result(outcome: Outcome, reason: Reason) -> model.Result:
+    launch = outcome.launch
+    level = _LEVELS[outcome.verdict] if outcome.fails else "warning"
+    text = f"{launch.model}: {reason.message}" if launch.model else reason.message
+    if outcome.fix is not None and reason is outcome.reasons[0]:
+        text += f"\n\nFix:\n\n{outcome.fix}"
+    place = model.PhysicalLocation(
+        artifact_location=model.ArtifactLocation(uri=quote(launch.file)),
+        region=model.Region(start_line=launch.line, end_line=launch.end_line),
+    )
+    return model.Result(
+        rule_id=reason.code,
+        level=model.Level(level),
+        message=model.Message(text=text),
+        locations=[model.Location(physical_location=place)],
+    )

@@ -1,0 +1,102 @@
+"""`vllm-fit gate`: files are found and read, their launches judged, the outcome printed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from planner.errors import InputError
+from planner.gate import policy as policies
+from planner.gate.judge import judge, unreadable
+from planner.gate.launch import Launch
+from planner.gate.lookups import judged_in_time
+from planner.gate.outcome import Outcome
+from planner.gate.policy import Policy, Rules
+from planner.gate.readers import Reader, reader_of
+from planner.gate.source import Lookup, mentions, read, walk
+from planner.memory.budget import Estimate
+from planner.request import Inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says."""
+
+    gpu: str | None = None
+    """Over the policy's defaults, not over what a file says."""
+    gpus: int | None = None
+    vllm_version: str | None = None
+    policy: Path | None = None
+    """None: looked for from the first path up."""
+    unknown: str | None = None
+    offline: bool = False
+    timeout: float = 60.0
+    """Seconds for all look-ups on the Hub together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A launch, where it is and which rules it is judged by."""
+
+    path: Path
+    launch: Launch
+    rules: Rules
+
+
+def gate(paths: Sequence[Path], options: Options) -> list[Outcome]:
+    """Every launch below these paths, judged, in the order of files and lines. InputError for a path not there."""
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+    policy = _policy(paths, options)
+    found: list[Found | Outcome] = []
+    for path, root in walk(paths, lambda path: reader_of(path) is not None):
+        found += _read(path, root, _rules(policy, path, options))
+    judged = iter(judged_in_time([one for one in found if isinstance(one, Found)], _judge, options.timeout))
+    return [one if isinstance(one, Outcome) else next(judged) for one in found]
+
+
+def _judge(found: Found) -> Outcome:
+    def fix(launch: Launch, inputs: Inputs, estimate: Estimate, rules: Rules) -> str | None:
+        from planner.gate.diff import diff
+        from planner.gate.remedy import remedy
+
+        known = remedy(launch, inputs, estimate, rules)
+        return diff(launch, known, found.path) if known is not None else None
+
+    return judge(found.launch, found.rules, fix)
+
+
+def _policy(paths: Sequence[Path], options: Options) -> Policy:
+    if options.policy is not None:
+        return policies.load(options.policy)
+    first = paths[0]
+    place = policies.find(first if first.is_dir() else first.parent)
+    return policies.load(place) if place is not None else Policy(folder=Path.cwd())
+
+
+def _rules(policy: Policy, path: Path, options: Options) -> Rules:
+    given = {
+        name: getattr(options, name)
+        for name in ("gpu", "gpus", "vllm_version", "unknown")
+        if getattr(options, name) is not None
+    }
+    return replace(policy.rules_for(path), **given)
+
+
+def _read(path: Path, root: Path, rules: Rules) -> Iterable[Found | Outcome]:
+    reader: Reader | None = reader_of(path)
+    if reader is None or path.name in policies.NAMES:
+        return []
+    file = _name(path)
+    try:
+        launches = list(reader.read(read(path, file), Lookup(root=root)))
+    except InputError as error:
+        # A file of this kind that has nothing to do with vLLM is none of the gate's business.
+        return [unreadable(file, str(error), rules)] if mentions(path, reader.needs) else []
+    return [Found(path=path, launch=launch, rules=rules) for launch in launches]
+
+
+def _name(path: Path) -> str:
+    return path.as_posix()
