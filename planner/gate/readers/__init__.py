@@ -65,4 +65,5 @@ def _named(pattern: str) -> re.Pattern[str]:
 READERS: tuple[Reader, ...] = (
     Reader(name="shell", files=_named(r"\.(sh|bash|zsh|ksh|slurm|sbatch|pbs)$")),
     Reader(name="python", files=_named(r"\.pyw?$")),
+    Reader(name="yaml", files=_named(r"\.ya?ml$"), needs=("vllm", "inferenceservice", "model"), module="yaml_file"),
 )

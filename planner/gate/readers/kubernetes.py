@@ -1,0 +1,77 @@
+"""Kubernetes objects whose pods launch vLLM: one entry of KINDS for each kind, and any other that holds containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from planner.gate.launch import Launch
+from planner.gate.readers import kserve
+from planner.gate.readers.pods import Place, launches_of_pod
+from planner.gate.yaml_nodes import AnyNode, Table, walk
+
+Read = Callable[[Table, Place], Iterator[Launch]]
+
+
+def matches(document: AnyNode) -> bool:
+    return isinstance(document, Table) and document.text("kind") is not None and document.get("apiVersion") is not None
+
+
+def read(document: AnyNode, place: Place) -> Iterator[Launch]:
+    """The launches of an object."""
+    if isinstance(document, Table):
+        yield from KINDS.get(document.text("kind") or "", _other)(document, place)
+
+
+def _pod_at(*path: str) -> Read:
+    def read_pod(document: Table, place: Place) -> Iterator[Launch]:
+        return launches_of_pod(document.table(*path), place)
+
+    return read_pod
+
+
+def _list(document: Table, place: Place) -> Iterator[Launch]:
+    for item in document.items("items"):
+        yield from read(item, place)
+
+
+def _leader_worker_set(document: Table, place: Place) -> Iterator[Launch]:
+    """One engine over `size` pods: the leader's command decides, unless leader and workers run the same."""
+    template = document.table("spec", "leaderWorkerTemplate")
+    size = template.number("size") or 1
+    extra = {"LWS_GROUP_SIZE": str(size), "LWS_LEADER_ADDRESS": None, "LWS_WORKER_INDEX": None}
+    for part in ("leaderTemplate", "workerTemplate"):
+        found = list(launches_of_pod(template.table(part, "spec"), place, pods=size, extra=extra))
+        yield from found
+        if found:
+            return
+
+
+def _nothing(document: Table, place: Place) -> Iterator[Launch]:  # noqa: ARG001
+    return iter(())
+
+
+def _other(document: Table, place: Place) -> Iterator[Launch]:
+    """Kinds not known here: every pod spec anywhere in them."""
+    for node in walk(document):
+        if isinstance(node, Table) and node.tables("containers"):
+            yield from launches_of_pod(node, place)
+
+
+KINDS: Mapping[str, Read] = {
+    "Pod": _pod_at("spec"),
+    "Deployment": _pod_at("spec", "template", "spec"),
+    "StatefulSet": _pod_at("spec", "template", "spec"),
+    "DaemonSet": _pod_at("spec", "template", "spec"),
+    "ReplicaSet": _pod_at("spec", "template", "spec"),
+    "Job": _pod_at("spec", "template", "spec"),
+    "CronJob": _pod_at("spec", "jobTemplate", "spec", "template", "spec"),
+    "List": _list,
+    "LeaderWorkerSet": _leader_worker_set,
+    "InferenceService": kserve.service,
+    "ServingRuntime": kserve.runtime,
+    "ClusterServingRuntime": kserve.runtime,
+    "LLMInferenceService": kserve.llm_service,
+    "LLMInferenceServiceConfig": _nothing,
+    "ConfigMap": _nothing,
+}
+"""What holds the launch of each kind."""

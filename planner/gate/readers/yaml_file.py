@@ -1,0 +1,73 @@
+"""YAML files: the kind of each document decides who reads it. To add a kind: a module, and an entry in KINDS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from planner.errors import InputError
+from planner.gate import serve_config, yaml_nodes
+from planner.gate.command import launches_of
+from planner.gate.launch import Launch, Word
+from planner.gate.readers import charts, compose, kubernetes, scripts
+from planner.gate.readers.pods import Place
+from planner.gate.source import Lookup, Source
+from planner.gate.yaml_nodes import AnyNode, Table
+
+Kind = tuple[Callable[[AnyNode], bool], Callable[[AnyNode, Place], Iterator[Launch]]]
+
+
+def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    """The launches of each document of a file."""
+    template = _TEMPLATE.search(source.text)
+    try:
+        documents = yaml_nodes.documents(source.text, source.file)
+    except InputError:
+        if template is None:
+            raise
+        return _of_template(source)
+    if template is not None and (source.path.parent.parent / "Chart.yaml").is_file():
+        return _of_template(source)
+    place = Place(source=source, lookup=lookup, documents=documents)
+    return [launch for document in documents for launch in _launches(document, place)]
+
+
+def _launches(document: AnyNode, place: Place) -> Iterator[Launch]:
+    for matches, reader in KINDS:
+        if matches(document):
+            yield from reader(document, place)
+            return
+
+
+def _config(document: AnyNode, place: Place) -> Iterator[Launch]:
+    """A file for `vllm serve --config`, which is a launch when it names its model."""
+    if isinstance(document, Table):
+        head = [Word(text=text, line=document.line) for text in ("vllm", "serve")]
+        yield from launches_of([*head, *serve_config.words_of_table(document)], place.context(document))
+
+
+KINDS: tuple[Kind, ...] = (
+    (charts.matches, charts.read),
+    (kubernetes.matches, kubernetes.read),
+    (compose.matches, compose.read),
+    (serve_config.is_config, _config),
+    (scripts.matches, scripts.read),
+)
+"""(whether a document is of the kind, who reads it); the first that matches."""
+
+_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|if\b|range\b|with\b|include\b|define\b|end\b|template\b|toYaml\b)")
+_LAUNCH = re.compile(
+    r"vllm[\"',\s-]+serve\b|vllm\.entrypoints|vllm-openai|--(model|max-model-len|tensor-parallel-size)\b"
+)
+
+
+def _of_template(source: Source) -> list[Launch]:
+    """A Helm template is no YAML before it is rendered: one launch that cannot be judged, where vLLM first stands."""
+    found = _LAUNCH.search(source.text)
+    if found is None:
+        return []
+    line = source.text.count("\n", 0, found.start()) + 1
+    problem = (
+        "a Helm template, which is no YAML before it is rendered: pass the output of `helm template`, or the values"
+    )
+    return [Launch(file=source.file, line=line, end_line=line, problem=problem)]
