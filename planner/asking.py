@@ -16,9 +16,9 @@ from planner.engine.version import parse_version
 from planner.errors import InputError, Reason
 from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
-from planner.memory.budget import Estimate, available_memory, not_free, ranks_of
+from planner.memory.budget import Estimate, available_memory, not_free, once_sized, overhead_of, ranks_of
 from planner.memory.kv_cache import KVCachePlan
-from planner.memory.overhead import available_error, overhead
+from planner.memory.overhead import available_error
 from planner.memory.weights import StageWeights
 from planner.model.architecture import Layer, Model
 from planner.model.config import Config, LoadedConfig
@@ -57,7 +57,8 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
     if inputs.loaded is None:
         raise InputError("--ask-vllm needs a config.json; a model known only by its numbers has none")
     version = parse_version(installed_version(python))
-    engine = resolve(inputs.model, inputs.gpu, inputs.args, version, inputs.usage)
+    quantized = inputs.quantization is not None
+    engine = resolve(inputs.model, inputs.gpu, inputs.args, version, inputs.usage, quantized=quantized)
     first = _ask(inputs.loaded, inputs, engine, (), python)
     base = Estimate(status="refused", reasons=(), model=inputs.model, gpu=inputs.gpu, engine=engine)
     if "error" in first:
@@ -65,13 +66,17 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
     engine = _as_resolved(engine, first["resolved"])
     stages = tuple(_stage(stage, inputs.model, engine) for stage in first["stages"])
     last = len(stages) - 1
-    beside = tuple(overhead(inputs.model, engine, last_stage=stage.pp_rank == last) for stage in stages)
-    requested, available = available_memory(inputs.gpu, engine, stages, beside, 0)
+    model, gpu = inputs.model, inputs.gpu
+    beside = tuple(
+        overhead_of(model, gpu, engine, inputs.quantization, last_stage=stage.pp_rank == last) for stage in stages
+    )
+    requested, available = available_memory(gpu, engine, stages, beside, 0)
     room = max(0, min(available))
     answer = _ask(inputs.loaded, inputs, engine, (room,), python)
     plan, failure = _plan(answer, engine, room)
-    failures = not_free(inputs.gpu, engine, requested, inputs.memory_used) or ([failure] if failure else [])
-    error = available_error(inputs.model, engine)
+    capture, under_load = once_sized(gpu, engine, stages, available, beside, 0, inputs.memory_used)
+    failures = not_free(gpu, engine, requested, inputs.memory_used) or ([failure] if failure else capture)
+    error = available_error(model, engine, unified=gpu.unified)
     return replace(
         base,
         engine=engine,
@@ -85,7 +90,10 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
         basis={"weights": "exact", **beside[-1].basis, "kv_cache": beside[-1].basis["available_kv"]},
         assumed={"activation_peak": "that of a dense decoder with the config's hidden and intermediate size"},
         available_range=(room - error, room + error),
-        warnings=(f"sized by vLLM {version}'s own classes: no family of vllm-fit describes this architecture",),
+        warnings=(
+            f"sized by vLLM {version}'s own classes: no family of vllm-fit describes this architecture",
+            *([] if failures else under_load),
+        ),
     )
 
 

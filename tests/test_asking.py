@@ -32,16 +32,19 @@ def test_a_known_architecture_is_not_asked_for():
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("engine")
-def test_vllms_own_classes_answer(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("gpu", ["L4", "GB10"])
+def test_vllms_own_classes_answer(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str):
     pytest.importorskip("vllm", reason="no vLLM is installed")
     monkeypatch.setenv("VLLM_FIT_CACHE", str(tmp_path / "cache"))
-    request = {"gpu": "L4", "max_model_len": 8192, "vllm_version": "0.32.0"}
+    request = {"gpu": gpu, "max_model_len": 8192, "vllm_version": "0.32.0"}
     asked = answer({**request, "model": str(folder), "ask_vllm": True})
     known = answer({**request, "model": "meta-llama/Llama-3.2-1B"})
     assert asked["status"] == "fits"
     assert asked["memory"]["weights_bytes"] == known["memory"]["weights_bytes"]
     assert asked["memory"]["model_loading_bytes"] == known["memory"]["model_loading_bytes"]
+    assert asked["memory"]["non_torch_bytes"] == known["memory"]["non_torch_bytes"]
     # vLLM looks no further than the length asked for; the planner says what would fit.
     assert asked["kv_cache"].pop("max_model_len_that_fits") == 8192
     assert known["kv_cache"].pop("max_model_len_that_fits") == LLAMA["max_position_embeddings"]
     assert asked["kv_cache"] == known["kv_cache"]
+    assert asked["range"] == known["range"]

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from planner.engine.version import NEWEST as NEWEST_VERSION
 from planner.engine.version import parse_version
 from planner.errors import Refusal
-from planner.memory.kv_cache import concurrency_curve, max_len_for_sessions
+from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import KV_DTYPES, checkpoint_kv_dtype, kv_dtype
 from planner.memory.kv_cache.groups import group_size, least_padding
 from planner.memory.kv_cache.layout import indexer_bytes
 from planner.memory.kv_cache.versions import rules
 from planner.model.attention import KVAttention
+from planner.planning.curve import curve, longest_for
+from planner.request import prepare
 from planner.units import GIB
 from tests.kv_case import CPU, LLAMA_8B, card, engine, full, layout, model, of_states, plan, window
 
@@ -265,19 +267,23 @@ def test_context_parallel_needs_more_ranks_than_kv_heads() -> None:
 # --- curve and inverse ---------------------------------------------------------------------------------------------
 
 
-def test_curve_and_its_inverse_agree() -> None:
-    llama, gpu = model(LLAMA_8B), card()
+def test_curve() -> None:
+    gpu = card()
     resolved = engine(LLAMA_8B, gpu)
-    room = [20 * GIB]
-    curve = concurrency_curve(llama, resolved, gpu, room, [1024, 8192, 131072, 262144])
-    assert [length for length, _, _ in curve] == [1024, 8192, 131072, 262144]
-    assert curve[0][2] == 160.0
-    assert curve[3][2] == 0.0  # does not fit
-    for sessions in (1, 4, 100):
-        longest = max_len_for_sessions(llama, resolved, gpu, room, sessions)
-        assert concurrency_curve(llama, resolved, gpu, room, [longest])[0][2] >= sessions
-        assert concurrency_curve(llama, resolved, gpu, room, [longest + 1])[0][2] < sessions or longest == 131072
-    assert max_len_for_sessions(llama, resolved, gpu, [0], 1) == 0
+    points = concurrency_curve(model(LLAMA_8B), resolved, gpu, [20 * GIB], [1024, 8192, 131072, 262144])
+    assert [length for length, _, _ in points] == [1024, 8192, 131072, 262144]
+    assert points[0][2] == 160.0
+    assert points[3][2] == 0.0  # does not fit
+
+
+@pytest.mark.parametrize("sessions", [1, 4, 100])
+def test_the_longest_context_for_so_many_sessions_is_the_longest(sessions: int) -> None:
+    inputs = prepare({"model": LLAMA_8B, "gpu": "A100-40GB"})
+    longest = longest_for(inputs, sessions)
+    assert longest is not None
+    assert longest.max_concurrency >= sessions
+    (beyond,) = curve(inputs, [longest.max_model_len + 1])
+    assert beyond.max_concurrency < sessions or longest.max_model_len == inputs.model.max_position
 
 
 # --- properties ----------------------------------------------------------------------------------------------------

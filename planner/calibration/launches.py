@@ -45,6 +45,11 @@ _FLAGS_FROM_NOTES = {
 _FLAGS_OF_THE_THREAD: Mapping[str, Mapping[str, Any]] = {
     "vllm-27508": {"gpu_memory_utilization": 0.95, "max_num_batched_tokens": 1024},
     "f70469032009": {"gpu_memory_used_gib": 0.88},
+    "t4x2-q3-8b-lora": {"enable_lora": True},
+    **{
+        f"f70469032009-n{slots}-": {"enable_lora": True, "max_loras": slots, "max_lora_rank": 16}
+        for slots in (1, 8, 16, 64)
+    },
 }
 """What other rows of the same thread state of the same machine or launch, by the beginning of a row's id."""
 

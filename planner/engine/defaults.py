@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.engine.args import EngineArgs
+from planner.engine.runner import uses_v2_runner
 from planner.engine.version import VllmVersion
 from planner.errors import Refusal
 from planner.hardware.catalogue import Gpu
@@ -79,8 +80,13 @@ class Engine:
         return 2 if pp == 1 and self.async_scheduling else pp
 
 
-def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usage: Usage) -> Engine:
-    """Every flag as vLLM would resolve it. Refusal where vLLM's own config validation would raise."""
+def resolve(
+    model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usage: Usage, *, quantized: bool = False
+) -> Engine:
+    """Every flag as vLLM would resolve it. Refusal where vLLM's own config validation would raise.
+
+    quantized: the checkpoint or `--quantization` is.
+    """
     on_cpu = gpu.kind == "cpu"
     given = dict(args)
     max_model_len, auto_len = _max_model_len(model, given.get("max_model_len"))
@@ -106,11 +112,13 @@ def resolve(model: Model, gpu: Gpu, args: EngineArgs, version: VllmVersion, usag
         gpu_memory_utilization=given.get("gpu_memory_utilization", 0.92 if version >= (0, 20) else 0.9),
         block_size=given.get("block_size"),
         enforce_eager=eager,
-        cudagraph_capture_sizes=() if eager else capture_sizes(given, version, gpu, seqs, tokens),
+        cudagraph_capture_sizes=()
+        if eager
+        else capture_sizes(given, version, gpu, seqs, tokens, architecture=model.architecture),
         enable_prefix_caching=given.get("enable_prefix_caching", _prefix_caching(model, version)),
         enable_chunked_prefill=given.get("enable_chunked_prefill", not on_v0_engine(gpu, version)),
         async_scheduling=_async_scheduling(model, on_cpu, given, version),
-        use_v2_model_runner=uses_v2_runner(model, version),
+        use_v2_model_runner=uses_v2_runner(model, version, given, quantized=quantized),
         disable_hybrid_kv_cache_manager=given.get("disable_hybrid_kv_cache_manager") or False,
         kv_cache_memory_bytes=given.get("kv_cache_memory_bytes"),
         num_gpu_blocks_override=given.get("num_gpu_blocks_override"),
@@ -246,14 +254,16 @@ def default_batch_sizes(gpu: Gpu, version: VllmVersion, usage: Usage, given: Map
     if version >= (0, 28) and memory >= 160 * GIB:
         return 16384, 1024
     name = gpu.name.lower()
-    big = memory >= 70 * GIB and (version < (0, 9) or "a100" not in name) and "gb10" not in name
-    if big:
+    small = (version >= (0, 9) and "a100" in name) or (version >= (0, 33) and gpu.capability == 121)
+    if memory >= 70 * GIB and not small:
         return (16384 if offline else 8192), (1024 if version >= (0, 8, 3) else 256)
     return (8192 if offline else 2048), 256
 
 
-def capture_sizes(given: dict[str, object], version: VllmVersion, gpu: Gpu, seqs: int, tokens: int) -> tuple[int, ...]:
-    """Batch sizes that CUDA graphs are captured for (config/vllm.py _set_cudagraph_sizes, 0.33)."""
+def capture_sizes(
+    given: Mapping[str, Any], version: VllmVersion, gpu: Gpu, seqs: int, tokens: int, *, architecture: str = ""
+) -> tuple[int, ...]:
+    """Batch sizes that CUDA graphs are captured for (VllmConfig._set_cudagraph_sizes, 0.9 to 0.33)."""
     compilation = given.get("compilation_config")
     compilation = compilation if isinstance(compilation, dict) else {}
     explicit = given.get("cudagraph_capture_sizes") or compilation.get("cudagraph_capture_sizes")
@@ -263,27 +273,41 @@ def capture_sizes(given: dict[str, object], version: VllmVersion, gpu: Gpu, seqs
         return ()
     if version < (0, 8):
         return tuple(size for size in (1, 2, 4, *range(8, 257, 8)) if size <= max(seqs, 1) or size <= 8)
-    if version < (0, 11):
-        return tuple(size for size in (1, 2, 4, *range(8, 513, 8)) if size <= max(2 * seqs, 1) and size <= tokens)
-    ceiling = 1024 if gpu.capability is not None and gpu.capability // 10 == 10 else 512
-    top = given.get("max_cudagraph_capture_size") or compilation.get("max_cudagraph_capture_size")
-    top = min(top if isinstance(top, int) else min(2 * seqs, ceiling), tokens)
+    if version < (0, 11, 1) and architecture not in _CAPTURES_1024:
+        top = 512 if version < (0, 10) else min(2 * seqs, 512)
+        return tuple(size for size in (1, 2, 4, *range(8, top + 1, 8)) if size <= tokens)
+    asked = given.get("max_cudagraph_capture_size") or compilation.get("max_cudagraph_capture_size")
+    own: set[int] = set()
+    if isinstance(asked, int):
+        top = asked
+    elif architecture in _CAPTURES_1024:
+        top = 1024
+    else:
+        queries = _decode_tokens(given, version)
+        ceiling = 1024 if version >= (0, 28) and gpu.capability is not None and gpu.capability // 10 == 10 else 512
+        top = min(2 * seqs * queries, ceiling)
+        own = _decode_batches(seqs, queries, top, ceiling) if version >= (0, 31 if queries == 1 else 29) else own
+    top = min(top, tokens)
     sizes = {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, top + 1, 16)) if size <= top}
-    return tuple(sorted(sizes))
+    last = {tokens} if version >= (0, 21) and tokens <= top else set()
+    return tuple(sorted(sizes | last | {size for size in own if size <= tokens}))
 
 
-_V2_SINCE_0_24 = frozenset(
-    "LlamaForCausalLM MistralForCausalLM Qwen3ForCausalLM DeepseekV2ForCausalLM Qwen2MoeForCausalLM "
-    "GraniteMoeForCausalLM".split()
-)
+_CAPTURES_1024 = frozenset(("GptOssForCausalLM",))
+"""models/config.py GptOssForCausalLMConfig, 0.10 to 0.33: whatever max_num_seqs is."""
 
 
-def uses_v2_runner(model: Model, version: VllmVersion) -> bool:
-    """Whether the second model runner is the default for this model (memory.md 4.1; config/vllm.py, by version)."""
-    if model.is_pooling or version < (0, 24):
-        return False
-    if version >= (0, 29):
-        return True
-    if version >= (0, 26):
-        return (not model.is_moe and not model.is_hybrid) or model.architecture in _V2_SINCE_0_24
-    return model.architecture in _V2_SINCE_0_24
+def _decode_tokens(given: Mapping[str, Any], version: VllmVersion) -> int:
+    """Tokens of a request in a decode step: one, and since 0.13 its drafts."""
+    speculative = given.get("speculative_config")
+    drafts = speculative.get("num_speculative_tokens") if isinstance(speculative, dict) else None
+    return 1 + drafts if isinstance(drafts, int) and version >= (0, 13) else 1
+
+
+def _decode_batches(seqs: int, queries: int, top: int, ceiling: int) -> set[int]:
+    """Sizes of whole decode batches, which need not lie on the grid."""
+    if queries == 1:
+        return {seqs} if seqs <= top else set()
+    requests = min(seqs, ceiling)
+    counts = {n for n in (1, 2, 4, *range(8, 256, 8), *range(256, requests + 1, 16)) if n <= requests} | {requests}
+    return {n * queries for n in counts if n * queries <= top}

@@ -221,7 +221,7 @@ def estimate(
     args = EngineArgs() if args is None else args
     engine = None
     try:
-        engine = resolve(model, gpu, args, version, usage)
+        engine = resolve(model, gpu, args, version, usage, quantized=quantization is not None)
         rules.check(model, gpu, engine, quantization)
         return _estimate(model, gpu, engine, quantization, memory_used, dict(assumed or {}), draft)
     except Refusal as refusal:
@@ -253,8 +253,7 @@ def _estimate(
             model, engine, gpu, available, checkpoint_kv_dtype=own, draft=draft.model if draft is not None else None
         )
     ranks = ranks_of(stages, available, plan)
-    full = max(zip(stages, available, beside, strict=True), key=lambda at: held_at_capture(offloaded, *at))
-    capture, under_load = after_start(gpu, engine, full[2], held_at_capture(offloaded, *full), memory_used)
+    capture, under_load = once_sized(gpu, engine, stages, available, beside, offloaded, memory_used)
     failures = (
         not_free(gpu, engine, requested, memory_used)
         or ([plan.failure] if plan and plan.failure else [])
@@ -385,6 +384,20 @@ def available_memory(
         requested - (stage.block_bytes - offloaded) - beside.in_budget
         for stage, beside in zip(stages, overheads, strict=True)
     ]
+
+
+def once_sized(
+    gpu: Gpu,
+    engine: Engine,
+    stages: Sequence[StageWeights],
+    available: Sequence[int],
+    overheads: Sequence[Overhead],
+    offloaded: int,
+    memory_used: int,
+) -> tuple[list[Reason], list[str]]:
+    """(failures while CUDA graphs are captured, warnings of what may happen under load), of the fullest stage."""
+    full = max(zip(stages, available, overheads, strict=True), key=lambda at: held_at_capture(offloaded, *at))
+    return after_start(gpu, engine, full[2], held_at_capture(offloaded, *full), memory_used)
 
 
 def has_kv_cache(model: Model) -> bool:

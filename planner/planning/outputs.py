@@ -74,7 +74,8 @@ def launch_of(inputs: Inputs, engines: int = 1) -> Launch:
     if not isinstance(inputs.source, str):
         raise InputError("a model known only by its numbers cannot be launched: name a checkpoint")
     try:
-        engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage)
+        quantized = inputs.quantization is not None
+        engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage, quantized=quantized)
     except Refusal as refusal:
         raise InputError(f"vLLM refuses this launch: {refusal}") from refusal
     notes = []

@@ -242,7 +242,14 @@ class _Table:
         for values in product(grid.max_model_len, grid.max_num_seqs, grid.max_num_batched_tokens):
             args = bare.with_(**{n: v for n, v in zip(_SHAPE, values, strict=True) if v is not None})
             try:
-                engine = resolve(inputs.model, inputs.gpu, args, inputs.version, inputs.usage)
+                engine = resolve(
+                    inputs.model,
+                    inputs.gpu,
+                    args,
+                    inputs.version,
+                    inputs.usage,
+                    quantized=inputs.quantization is not None,
+                )
             except Refusal as refusal:
                 engines.append(None)
                 codes.append(refusal.reason.code)

@@ -315,34 +315,3 @@ def concurrency_curve(
         tokens, concurrency = layout.capacity(blocks, at) if layout.fits(checked, at) else (0, 0.0)
         curve.append((length, tokens, concurrency))
     return curve
-
-
-def max_len_for_sessions(
-    model: Model,
-    engine: Engine,
-    gpu: Gpu,
-    available_bytes: Sequence[int],
-    sessions: int,
-    *,
-    checkpoint_kv_dtype: str | None = None,
-    draft: Model | None = None,
-) -> int:
-    """The largest max_model_len at which this many full-length requests run at once; 0 for none."""
-    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype, draft))
-    demand = demand_of(engine, layout)
-    limit = max(model.max_position, demand.max_model_len)
-    if not layout.groups:
-        return limit
-    checked, blocks = layout.checked(available_bytes), layout.num_blocks(available_bytes)
-
-    def holds(length: int) -> bool:
-        at = demand.with_len(length)
-        return layout.fits(checked, at) and blocks >= sessions * layout.blocks_per_request(at)
-
-    if not holds(1):
-        return 0
-    low, high = 1, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low

@@ -15,12 +15,39 @@ if TYPE_CHECKING:
     from planner.model.modules import Experts, Placement
 
 
+@dataclass(frozen=True, kw_only=True)
+class HopperLayout:
+    """What OpenAI's Triton kernels make of gpt-oss's experts on Hopper, as one release brings them along."""
+
+    since: tuple[int, int]
+    align: int
+    """Multiple to which the packed weights are padded on both sides (hopper_value.py swizzle_data)."""
+    scale_run: int
+    """Multiple of scale groups on the contracted side (hopper_scale.py; utils/mxfp4_utils.py since 0.26)."""
+    keeps_scales: bool
+    """The checkpoint's scales stay beside the swizzled ones: only the weights were deleted until 0.24 (oracle/mxfp4.py
+    convert_to_mxfp4_moe_kernel_format; quantization/mxfp4.py until 0.18)."""
+
+
+HOPPER_LAYOUTS = (
+    HopperLayout(since=(0, 12), align=1, scale_run=2, keeps_scales=True),
+    HopperLayout(since=(0, 17), align=64, scale_run=2, keeps_scales=True),
+    HopperLayout(since=(0, 22), align=1, scale_run=2, keeps_scales=True),
+    HopperLayout(since=(0, 25), align=1, scale_run=2, keeps_scales=False),
+    HopperLayout(since=(0, 26), align=1, scale_run=4, keeps_scales=False),
+)
+"""Oldest first: third_party/triton_kernels of the wheels 0.12 to 0.33."""
+_SCALE_ROWS = 256
+"""HopperMXScaleLayout: 32 rows for each of eight warps."""
+
+
 @dataclass(frozen=True)
 class Mxfp4Experts(BlockFloat):
     """4-bit floats with an e8m0 scale per 32, in the layout of one of two kernels (fused_moe/oracle/mxfp4.py).
 
-    OpenAI's Triton kernels on Hopper and data-centre Blackwell: w13 and w2 swizzled, biases in fp32, the intermediate
-    size rounded to 64. Marlin elsewhere: rounded to 128, the hidden size to 256, biases in the model's dtype.
+    OpenAI's Triton kernels on Hopper and data-centre Blackwell: biases in fp32, the intermediate size rounded to 64,
+    on Hopper weights and scales swizzled (HopperLayout). Marlin elsewhere: the intermediate size rounded to 128, the
+    hidden size to 256, biases in the model's dtype.
     """
 
     width: int = 4
@@ -42,20 +69,40 @@ class Mxfp4Experts(BlockFloat):
 
     def stack(self, s: Stack) -> Iterator[Named]:
         if self.on_triton(s.at):
-            p, bias_bytes = s.padded(round_up(s.width, 64)), FP32
+            yield from self._triton(s.padded(round_up(s.width, 64)))
         else:
-            p, bias_bytes = s.padded(round_up(s.width, 128), round_up(s.hidden, 256)), s.at.dtype_bytes
-        w13, w2 = p.weights(4)
+            yield from self._plain(s.padded(round_up(s.width, 128), round_up(s.hidden, 256)), s.at.dtype_bytes)
+
+    def _triton(self, p: Stack) -> Iterator[Named]:
+        if p.capability != HOPPER:
+            yield from self._plain(p, FP32)
+            return
+        layout = [each for each in HOPPER_LAYOUTS if p.at.vllm_version >= each.since][-1]
+
+        def packed(contracted: int, rows: int) -> int:
+            return p.count * round_up(contracted // 2, layout.align) * round_up(rows, layout.align)
+
+        def swizzled(contracted: int, rows: int) -> int:
+            return p.count * round_up(contracted // self.group, layout.scale_run) * round_up(rows, _SCALE_ROWS)
+
+        yield "w13_weight", packed(p.hidden, p.up)
+        yield "w2_weight", packed(p.width, p.hidden)
+        yield from p.biases(FP32)
+        if layout.keeps_scales:
+            yield from self._scales(p)
+        yield "w13_precision_config", swizzled(p.hidden, p.up)
+        yield "w2_precision_config", swizzled(p.width, p.hidden)
+
+    def _plain(self, p: Stack, bias_bytes: int) -> Iterator[Named]:
+        w13, w2 = p.weights(self.width)
         yield "w13_weight", w13
         yield "w2_weight", w2
         yield from p.biases(bias_bytes)
-        # Hopper's scale layout holds whole runs of four groups on the contracted side, and of 256 rows (32 for each of
-        # eight warps) on the other (utils/mxfp4_utils.py _swizzle_mxfp4 and triton_kernels' HopperMXScaleLayout).
-        swizzled = self.on_triton(s.at) and s.capability == HOPPER
-        run, rows = (4, 256) if swizzled else (1, 1)
-        across, down = round_up(p.hidden // 32, run), round_up(p.width // 32, run)
-        yield "w13_weight_scale", s.count * across * round_up(p.up, rows)
-        yield "w2_weight_scale", s.count * down * round_up(p.hidden, rows)
+        yield from self._scales(p)
+
+    def _scales(self, p: Stack) -> Iterator[Named]:
+        yield "w13_weight_scale", p.count * p.up * (p.hidden // self.group)
+        yield "w2_weight_scale", p.count * p.hidden * (p.width // self.group)
 
 
 MXFP4_EXPERTS = Mxfp4Experts()
