@@ -33,7 +33,7 @@ _STREAMING_MULTIPROCESSORS = 132
 def stand_in(config: Config, name: str) -> Model:
     """What the overhead needs of a model: its sizes, with one MLP for the widest forward pass."""
     text = config.section("text_config") if config.has("text_config") else config
-    hidden, layers = text.int("hidden_size"), text.int("num_hidden_layers", maximum=10_000)
+    hidden, layers = text.int("hidden_size"), text.int("num_hidden_layers")
     width = text.optional_int("intermediate_size") or 4 * hidden
     mlp = Linear(name="mlp.down_proj", inputs=width, outputs=(hidden,), split="row")
     architectures = config.strs("architectures", default=())

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import click
 
 from planner import __version__
-from planner.errors import InputError
+from planner.errors import InputError, bug
+from planner.text import printable
 
 FITS, DOES_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     try:
         code = cli.main(args=list(argv) if argv is not None else None, standalone_mode=False)
+        sys.stdout.flush()  # a full disk shows here, not after the last chance to say so
     except InputError as error:
         code = _fail(str(error))
     except click.exceptions.Exit as stop:
@@ -35,11 +37,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         code = DOES_NOT
+    except OSError as error:
+        code = _fail(f"{error.filename or 'standard output'}: {(error.strerror or str(error)).lower()}")
+    except Exception as error:  # noqa: BLE001 - a person is not shown a traceback
+        code = _fail(str(bug(error)))
     sys.exit(code or 0)
 
 
 def _fail(message: str) -> int:
-    print(f"vllm-fit: {message}", file=sys.stderr)
+    print(f"vllm-fit: {printable(message, 4000)}", file=sys.stderr)
     return WRONG_INPUT
 
 
@@ -169,24 +175,17 @@ def estimate(
 
 
 def _batch(source: str, words: tuple[str, ...]) -> int:
+    from planner import strict_json
     from planner.request import answer_lines
 
     if words:
         raise InputError(f"unexpected {words[0]!r}: with --batch, each line of the file is a whole request")
     code = FITS
-    with (
-        click.open_file(source, encoding="utf-8", errors="surrogateescape") if _readable(source) else sys.stdin as lines
-    ):
+    with strict_json.open_lines(source) as lines:
         for answer in answer_lines(lines):
             click.echo(json.dumps(answer))
             code = max(code, WRONG_INPUT if answer["status"] == "error" else answer["status"] != "fits")
     return code
-
-
-def _readable(source: str) -> bool:
-    if source != "-" and not Path(source).is_file():
-        raise InputError(f"{source}: no such file")
-    return True
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)

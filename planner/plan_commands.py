@@ -157,10 +157,10 @@ def run_sweep(request: dict[str, Any], grid: Mapping[str, str | None], output: P
     if output is None:
         click.echo(table.to_csv(index=False), nl=False)
     else:
-        try:
-            table.to_csv(output, index=False) if ending == ".csv" else table.to_parquet(output, index=False)
-        except OSError as error:
-            raise InputError(f"{printable(output)}: cannot be written: {error.strerror or error}") from error
+        from planner.files import replacing
+
+        with replacing(output) as file:
+            table.to_csv(file, index=False) if ending == ".csv" else table.to_parquet(file, index=False)
         click.echo(f"{len(table):,} combinations, {int((table['status'] == 'fits').sum()):,} fit: {output}", err=True)
     return 0 if bool((table["status"] == "fits").any()) else 1
 

@@ -18,7 +18,7 @@ from planner import strict_json
 from planner.engine.args import EngineArgs
 from planner.engine.defaults import Usage
 from planner.engine.version import NEWEST, VllmVersion, parse_version
-from planner.errors import InputError, Reason, Refusal, UnknownArchitectureError
+from planner.errors import InputError, Reason, Refusal, UnknownArchitectureError, bug
 from planner.hardware.catalogue import Gpu, find_gpu, with_memory
 from planner.memory.budget import Estimate, estimate
 from planner.memory.draft import Draft, draft_of
@@ -29,7 +29,7 @@ from planner.model.checkpoint import CheckpointFacts, hub_facts, local_facts
 from planner.model.config import Config, LoadedConfig, Source, load_config
 from planner.model.families import build_model
 from planner.model.numbers import config_of_numbers
-from planner.text import did_you_mean, nearest, printable, shown
+from planner.text import did_you_mean, has_hidden, nearest, printable, shown
 from planner.units import GIB, gib
 
 if TYPE_CHECKING:
@@ -174,6 +174,8 @@ def answer_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             yield answer(request)
         except InputError as error:
             yield error_answer(error, request.get("id"))
+        except Exception as error:  # noqa: BLE001 - one line's fault must not take the others' answers
+            yield error_answer(bug(error), request.get("id"))
 
 
 def error_answer(error: InputError, request_id: object = None) -> dict[str, Any]:
@@ -193,6 +195,8 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     if isinstance(source, Mapping):
         loaded, model, assumed = _from_numbers(source)
     elif isinstance(source, str):
+        if has_hidden(source):  # it ends up in a command that people copy
+            raise InputError(f"model {shown(source)}: has control characters; rename the folder, or pass a link to it")
         loaded, model, asks = _described(source, args, ask=_flag(request, "ask_vllm"))
         assumed = {}
     else:

@@ -9,6 +9,9 @@ import json
 import math
 import os
 import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -39,6 +42,8 @@ def parse(text: str | bytes, where: str, *, infinity: bool = False) -> Any:
     """Any JSON value. `infinity` lets Infinity pass, which Python writes and real configs hold (time_step_limit)."""
     if isinstance(text, bytes):
         text = _decode(text, where)
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{where}: has more than the {MAX_BYTES >> 20} MiB that are read")
     if text.startswith("\ufeff"):
         raise InputError(f"{where}: begins with a byte-order mark, which JSON does not allow; save it as plain UTF-8")
     if not text.strip():
@@ -61,6 +66,11 @@ def parse(text: str | bytes, where: str, *, infinity: bool = False) -> Any:
     if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise _too_deep(where)
     return value
+
+
+def read_text(path: Path, where: str) -> str:
+    """A text file that need not be JSON, in the same bounds."""
+    return _decode(read_bytes(path, where), where)
 
 
 def read_bytes(path: Path, where: str, limit: int = MAX_BYTES) -> bytes:
@@ -93,6 +103,30 @@ def open_regular(path: Path, where: str) -> BinaryIO:
             f"{where}: is a folder; pass a file" if stat.S_ISDIR(mode) else f"{where}: is not a regular file"
         )
     return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def open_lines(source: str) -> Iterator[Iterator[str]]:
+    """The lines of a file, or of standard input for "-"; of one longer than MAX_BYTES, so much that `parse` refuses it.
+
+    What is not UTF-8 comes as surrogates, which `parse` passes into strings: a wrong line is that line's fault alone.
+    """
+    if source == "-":
+        yield _bounded_lines(sys.stdin.buffer, "standard input")
+        return
+    where = printable(source)
+    with open_regular(Path(source), where) as file:
+        yield _bounded_lines(file, where)
+
+
+def _bounded_lines(file: BinaryIO, where: str) -> Iterator[str]:
+    try:
+        while line := file.readline(MAX_BYTES + 1):
+            yield line.decode("utf-8", "surrogateescape")
+            while len(line) > MAX_BYTES and not line.endswith(b"\n"):
+                line = file.readline(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({_reason(error)})") from None
 
 
 class _FaultError(Exception):

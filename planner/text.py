@@ -16,6 +16,16 @@ def printable(text: object, limit: int = 200) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in string)
 
 
+def has_hidden(text: str) -> bool:
+    """Whether `text` has what a terminal acts on or a reader cannot see: control, direction, unpaired characters."""
+    if text.isprintable():
+        return False
+    import unicodedata  # for rare text only
+
+    joiners = "\u200c\u200d"  # spelling in several scripts needs them
+    return any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in joiners for c in text)
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A JSON value as a message shows it: short, on one line, strings in quotes."""
     if isinstance(value, str):

@@ -46,7 +46,8 @@ def from_words(words: list[str], model: str = LLAMA_8B) -> dict[str, Any]:
 MULTI = launch(
     LLAMA_405B, tensor_parallel_size=8, pipeline_parallel_size=2, distributed_executor_backend="ray", max_model_len=8192
 )
-TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda t: not t.startswith("-"))
+VISIBLE = st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"])
+TEXT = st.text(VISIBLE, min_size=1).filter(lambda t: not t.startswith("-"))
 
 
 @settings(max_examples=100, deadline=None)

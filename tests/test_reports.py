@@ -246,7 +246,7 @@ def test_the_command_to_reproduce_gives_the_same_numbers(name: str, capsys: Any,
     line = Page(render(plan, "html", MADE)).texts["reproduce"]
     words = shlex.split(line)
     if words[0] == "echo":
-        monkeypatch.setattr("sys.stdin", io.StringIO(words[1]))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(words[1].encode())))
         run(*words[4:])
     else:
         run(*words[1:], "--format", "json")

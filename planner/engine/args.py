@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from planner.errors import InputError
-from planner.text import did_you_mean, nearest, printable, shown
+from planner.text import did_you_mean, has_hidden, nearest, printable, shown
 
 JsonValue = Any
 """A value as JSON has it: engine arguments are passed on to vLLM as they were given."""
@@ -159,7 +159,7 @@ _KIND_WORDS = {
     "human_int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "str": "text",
+    "str": "text without control characters",
     "json": "a JSON value",
 }
 _OPEN_CHOICES = {"quantization"}
@@ -194,7 +194,7 @@ def _fits(kind: str, value: JsonValue) -> bool:
     if kind == "bool":
         return isinstance(value, bool)
     if kind == "str":
-        return isinstance(value, str)
+        return isinstance(value, str) and not has_hidden(value)
     return True
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from planner import strict_json
 from planner.errors import InputError
 
-HEAD_BYTES = 16 << 20
-TAIL_BYTES = 48 << 20
+HEAD_BYTES = 8 << 20
+TAIL_BYTES = 24 << 20
 """What is read of a log: a start is at the head, what killed it at the tail."""
 
 BEFORE, AFTER = 400, 2500
@@ -35,7 +35,7 @@ _JSON_KEYS = ("log", "message", "msg", "textPayload")
 
 
 def read_log(path: Path) -> str:
-    """The text of a log file; of one beyond 64 MiB, its head and tail. InputError when it cannot be read."""
+    """The text of a log file; of one beyond 32 MiB, its head and tail. InputError when it cannot be read."""
     where = str(path)
     with strict_json.open_regular(path, where) as file:
         try:

@@ -33,6 +33,12 @@ CONFIG_FILE = "config.json"
 QUANT_CONFIG_FILE = "hf_quant_config.json"
 
 
+MAX_LAYERS = 2048
+"""The most that are counted, of decoders and towers alike; the deepest real model has 126."""
+_COUNTS_LAYERS = ("layers", "layer", "depth")
+"""How the keys end that say so."""
+
+
 class _Unset(Enum):
     UNSET = 0
 
@@ -296,7 +302,7 @@ class Config:
         minimum: builtins.int = 1,
         maximum: builtins.int = 2**40,
     ) -> builtins.int:
-        """A whole number within bounds."""
+        """A whole number within bounds; of layers, at most MAX_LAYERS."""
         return self._required(key, default, lambda k, v: self._check_int(k, v, minimum, maximum))
 
     # -- finding ------------------------------------------------------------------------------------------------------
@@ -387,6 +393,8 @@ class Config:
             raise self._wrong(key, "must be a whole number", value)
         if value < minimum:
             raise self._wrong(key, f"must be at least {minimum}", value)
+        if MAX_LAYERS < value <= maximum and key.endswith(_COUNTS_LAYERS):
+            maximum = MAX_LAYERS
         if value > maximum:
             raise self._wrong(key, f"must be at most {maximum}", value)
         return value

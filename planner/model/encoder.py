@@ -115,6 +115,8 @@ def _qwen(v: Config, hidden: int, width: int, *, gated: bool, tokens: int, outpu
 
 
 def _plain(v: Config, text: int, image: Item, *, gated: bool = False) -> EncoderFacts:
+    if image.tokens < 1:
+        raise v.error("image_size", "is too small for a single patch")
     return EncoderFacts(
         hidden_size=v.int("hidden_size"),
         intermediate_size=v.int("intermediate_size"),

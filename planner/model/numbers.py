@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.errors import InputError
+from planner.model.config import MAX_LAYERS
 from planner.text import did_you_mean, nearest, printable, shown
 
 TOLERANCE = 0.02
@@ -35,7 +36,7 @@ _NAMES = {
 }
 _KEY_OF = {alias: key for key, aliases in _NAMES.items() for alias in (key, *aliases)}
 _LARGEST = {
-    "num_hidden_layers": 10_000,
+    "num_hidden_layers": MAX_LAYERS,
     "num_attention_heads": 100_000,
     "num_key_value_heads": 100_000,
     "head_dim": 65_536,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,38 +109,39 @@ def read_prices(path: Path) -> dict[str, float]:
     pairs = _pairs(path)
     prices: dict[str, float] = {}
     for name, price in pairs:
-        try:
-            value = float(price)
-        except (TypeError, ValueError):
-            value = -1.0
-        if not 0 <= value < math.inf or isinstance(price, bool):
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < 1e9:
             raise InputError(f"{path}: price of {shown(name)} = {shown(price)}: must be a number of at least 0")
-        prices[find_gpu(str(name)).name] = value
+        prices[find_gpu(str(name)).name] = float(price)
     return prices
 
 
 def _pairs(path: Path) -> list[tuple[Any, Any]]:
     from planner import strict_json
 
-    text = strict_json.read_bytes(path, str(path)).decode("utf-8", errors="replace")
+    text = strict_json.read_text(path, str(path))
     if path.suffix.lower() == ".csv":
         rows = [row for row in csv.reader(text.splitlines()) if row and not row[0].startswith("#")]
         short = next((row for row in rows if len(row) < 2), None)
         if short is not None:
             raise InputError(f"{path}: {shown(','.join(short))}: must be a card and its price")
-        return [(row[0], row[1]) for row in rows if row[0].strip().lower() not in ("gpu", "card", "name")]
+        return [(row[0], _number(row[1])) for row in rows if row[0].strip().lower() not in ("gpu", "card", "name")]
     if path.suffix.lower() in (".yaml", ".yml"):
         import yaml
 
         try:
             values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date with a 13th month
+            raise InputError(f"{path}: not valid YAML: {(str(error).splitlines() or ['unreadable'])[0]}") from error
     else:
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from error
+        values = strict_json.parse(text, str(path))
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be an object of cards and prices")
     return list(values.items())
+
+
+def _number(text: str) -> float | str:
+    """What a cell of a CSV file says, where that is a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

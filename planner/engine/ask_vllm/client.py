@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def ask(
         answer = vllm.ask(request, timeout_s=timeout_s)
     answer.pop("id", None)
     if use_cache and answer.get("error", {}).get("type") != "Timeout":
-        _write_atomically(kept, json.dumps(answer))
+        _keep(kept, json.dumps(answer))
     return answer
 
 
@@ -211,11 +212,10 @@ def _own_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    try:
+def _keep(path: Path, text: str) -> None:
+    from planner.errors import InputError  # here, because the child imports this package without the planner
+    from planner.files import write_text
+
+    with suppress(OSError, InputError):  # a cache that cannot be written is no reason to fail
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".part") as file:
-            file.write(text)
-        Path(file.name).replace(path)
-    except OSError:
-        pass  # a cache that cannot be written is no reason to fail
+        write_text(path, text)

@@ -73,7 +73,7 @@ def dims(config: Config, *, kv_heads: int | None = None) -> Dims:
         )
     return Dims(
         hidden=hidden,
-        layers=config.int("num_hidden_layers", maximum=10_000),
+        layers=config.int("num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -226,6 +226,7 @@ def rope(config: Config, layer_type: str | None = None, *, partial: float = 1.0)
             if layer_type is not None and section.has(layer_type):
                 section = section.section(layer_type)
             parameters.update(section.values)
+            _check_rope(Config(section.values, where=config.where, prefix=section.path("")))
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     kind = {"su": "longrope", "mrope": "default"}.get(str(kind), str(kind))
     given = parameters.get("partial_rotary_factor")
@@ -235,13 +236,19 @@ def rope(config: Config, layer_type: str | None = None, *, partial: float = 1.0)
         key = config.first_of(("partial_rotary_factor", "rotary_pct", "rotary_emb_fraction", "rope_pct"))
         partial = config.number(key, default=partial)
     if not 0 < partial <= 1:
-        raise InputError(f"{config.path('partial_rotary_factor')} = {partial:g} must be above 0 and at most 1")
+        raise config.error("partial_rotary_factor", f"= {partial:g} must be above 0 and at most 1")
     if kind == "longrope" and "original_max_position_embeddings" not in parameters:
         for key in ("original_max_position_embeddings", "max_position_embeddings"):
             if config.has(key):
                 parameters["original_max_position_embeddings"] = config.int(key)
                 break
     return Rope(type=kind, parameters=parameters, partial=float(partial))
+
+
+def _check_rope(section: Config) -> None:
+    """InputError for a number in quotes, or one that no cache could be sized by."""
+    for key in ("factor", "original_max_position_embeddings", "rope_dim", "partial_rotary_factor"):
+        section.optional_number(key, None, minimum=0, maximum=2**40)
 
 
 def rotary_cache(

@@ -116,7 +116,7 @@ def deepseek_v4(config: Config, name: str) -> Model:
 
     The first num_hash_layers layers route by token id, from a table; the experts of the others have a correction bias.
     """
-    hidden, number = config.int("hidden_size"), config.int("num_hidden_layers", maximum=10_000)
+    hidden, number = config.int("hidden_size"), config.int("num_hidden_layers")
     vocab, heads, mult = config.int("vocab_size"), config.int("num_attention_heads"), config.int("hc_mult")
     moe, hashed = moe_sizes(config, count="n_routed_experts"), count(config, "num_hash_layers", 3)
     ratios = _v4_ratios(config, number)

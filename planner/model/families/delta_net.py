@@ -45,6 +45,8 @@ from planner.model.modules import (
 )
 
 # --- gated delta nets: Qwen3-Next, Qwen3.5 -------------------------------------------------------------------------
+from planner.text import shown
+from planner.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,8 @@ def qwen3_5_text(config: Config, name: str, **others: Any) -> Model:
     d = dims(config)
     sparse = "moe" in config.str("model_type")
     ssm = config.optional_str("mamba_ssm_dtype") or "auto"
+    if ssm not in ("auto", *DTYPE_BYTES):
+        raise config.error("mamba_ssm_dtype", f"= {shown(ssm)}: unknown dtype; known are {', '.join(DTYPE_BYTES)}")
     net = _delta_net(config, interleaved=False)
     layers = _delta_net_layers(config, d, net, lambda _: sparse, ssm)
     # Positions never exceed the tokens, so no room for four times as many (mrope_positions_factor).

@@ -136,7 +136,7 @@ def deepseek(config: Config, name: str) -> Model:
 
 def deepseek_text(config: Config, name: str, **others: Any) -> Model:
     """The decoder of models/deepseek_v2.py, alone or as the language model of a vision-language one."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers", maximum=10_000)
+    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers")
     moe = moe_sizes(config, count="n_routed_experts")
     layers = layers_of(
         number,
@@ -195,7 +195,7 @@ def indexer_modules(m: Latent, i: Indexer, prefix: str = "self_attn.indexer") ->
 @family("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 def deepseek_v32(config: Config, name: str) -> Model:
     """vllm/models/deepseek_v32: DeepSeek V3 with a sparse indexer, whose rotary embedding is another one."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers", maximum=10_000)
+    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers")
     if m.q_lora is None:
         raise config.error("q_lora_rank", "is missing; the sparse indexer needs it")
     indexer = Indexer(
@@ -247,7 +247,7 @@ def _skips_indexer(config: Config) -> Callable[[int], bool]:
 @family("Glm4MoeLiteForCausalLM")
 def glm4_moe_lite(config: Config, name: str) -> Model:
     """models/glm4_moe_lite.py: DeepSeek's attention, GLM-4.5's experts."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers", maximum=10_000)
+    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers")
     layers = layers_of(
         number,
         mla_attention(m),

@@ -52,7 +52,8 @@ def text_section(config: Config, *, forwarded: bool = False) -> Config:
         section = config.section("text_config")
     else:
         kind = config.str("model_type", default="")
-        section = config.replaced({"model_type": f"{kind}_text"})
+        # The architectures are those of the whole, which would look for its text here again.
+        section = config.replaced({"model_type": f"{kind}_text", "architectures": None})
     tied = ties_embeddings(config) or (forwarded and ties_embeddings(section))
     return section.replaced({"tie_word_embeddings": tied})
 
