@@ -16,7 +16,8 @@ from planner.planning.curve import Point, curve
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, cards_of
 from planner.planning.recommend import Recommendation, rank, recommend, worth_trying
-from planner.planning.replicas import fit_with_replicas, load_of, speed_of
+from planner.planning.replicas import fit_with_replicas
+from planner.planning.speed_goal import load_of, speed_of
 from planner.request import Inputs, answer_of, prepare
 
 _Result = TypeVar("_Result")

@@ -6,6 +6,7 @@ stage weighs and how its KV cache is planned. Only the overhead is ours, from th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -100,17 +101,13 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
 def _ask(
     loaded: LoadedConfig, inputs: Inputs, engine: Engine, available: Sequence[int], python: str | None
 ) -> dict[str, Any]:
-    facts = GpuFacts(
-        name=inputs.gpu.name,
-        compute_capability=_capability(inputs.gpu),
-        memory_bytes=inputs.gpu.known_memory(),
-        sm_count=_STREAMING_MULTIPROCESSORS,
-    )
+    if inputs.gpu.capability is None:
+        raise InputError(f"--ask-vllm: {inputs.gpu.name} is no NVIDIA card; vLLM's CUDA classes are what can be asked")
     files = {"hf_quant_config.json": loaded.quant_config} if loaded.quant_config else {}
     return ask(
         loaded.values,
         {name: value for name, value in engine.args.items() if name != "kv_cache_memory_bytes"},
-        facts,
+        facts_of(inputs.gpu),
         name=loaded.name,
         files=files,
         available_bytes=list(available),
@@ -119,10 +116,25 @@ def _ask(
     )
 
 
+def facts_of(gpu: Gpu) -> GpuFacts:
+    """What vLLM asks of this card before it runs anything on it."""
+    return GpuFacts(
+        name=gpu.name,
+        compute_capability=_capability(gpu),
+        memory_bytes=gpu.known_memory(),
+        sm_count=_STREAMING_MULTIPROCESSORS,
+        gcn_arch=gpu.compute_capability if gpu.kind == "rocm" else None,
+    )
+
+
 def _capability(gpu: Gpu) -> tuple[int, int]:
-    if gpu.capability is None:
-        raise InputError(f"--ask-vllm: {gpu.name} is not an NVIDIA card; vLLM's CUDA classes are what can be asked")
-    return divmod(gpu.capability, 10)
+    """(major, minor); of AMD's gfx942 the 9 and the 4, as HIP counts them."""
+    if gpu.capability is not None:
+        return divmod(gpu.capability, 10)
+    digits = re.match(r"gfx(\d+)(\d)\w$", gpu.compute_capability or "")
+    if digits is None:
+        raise InputError(f"{gpu.name}: vLLM's CUDA and ROCm classes are what can be asked")
+    return int(digits[1]), int(digits[2])
 
 
 def _refusal(inputs: Inputs, error: Mapping[str, Any]) -> Reason:

@@ -121,6 +121,17 @@ def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
+def _speed_limits(command: Any) -> Any:
+    """The options of a goal that is about speed."""
+    for option in (
+        click.option("--output-tokens-per-s", type=float, help="So many output tokens/s are wanted, of all requests."),
+        click.option("--tpot-ms", "--itl-ms", "tpot_ms", type=float, help="Limit on the mean time between tokens."),
+        click.option("--ttft-ms", type=float, help="Limit on the predicted mean time to the first token."),
+    ):
+        command = option(command)
+    return command
+
+
 _WORKLOAD = ("input_len", "output_len", "concurrency", "request_rate", "prefix_hit_rate", "price_per_gpu_hour")
 
 
@@ -193,8 +204,8 @@ def _batch(source: str, words: tuple[str, ...]) -> int:
 @click.option("--gpus", type=int, help="How many of these cards there are; by default as many as the flags ask for.")
 @click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
 @click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
-@click.option("--ttft-ms", type=float, help="Limit on the predicted mean time to the first token.")
-@click.option("--tpot-ms", type=float, help="Limit on the predicted mean time between tokens.")
+@_speed_limits
+@click.option("--gpus-per-node", type=int, help="Tensor parallel stays within a node; 8 by default.")
 @click.option("--engines", type=int, help="So many independent engines on these cards, instead of the best number.")
 @click.option("--keep", multiple=True, help="A flag that must stay as it is (several times).")
 @click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
@@ -209,6 +220,8 @@ def fit(
     margin_gib: float,
     ttft_ms: float | None,
     tpot_ms: float | None,
+    output_tokens_per_s: float | None,
+    gpus_per_node: int | None,
     engines: int | None,
     keep: tuple[str, ...],
     forbid: tuple[str, ...],
@@ -227,7 +240,8 @@ def fit(
     from planner import plan_commands as commands
 
     request = _request(words, options)
-    goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines, (ttft_ms, tpot_ms))
+    limits = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "output_tokens_per_s": output_tokens_per_s}
+    goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines, gpus_per_node=gpus_per_node, **limits)
     rungs = {"order": order, "forbid": forbid}
     show = {"alternatives": alternatives}
     one_way = engines is not None
@@ -238,6 +252,7 @@ def fit(
 @_request_options
 @click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
 @click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
+@_speed_limits
 @click.option("--prices", type=click.Path(path_type=Path), help="Card and price per hour: JSON, YAML or CSV.")
 @click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
@@ -245,6 +260,9 @@ def recommend(
     words: tuple[str, ...],
     concurrency: float,
     margin_gib: float,
+    ttft_ms: float | None,
+    tpot_ms: float | None,
+    output_tokens_per_s: float | None,
     prices: Path | None,
     forbid: tuple[str, ...],
     form: str,
@@ -254,7 +272,8 @@ def recommend(
     from planner import plan_commands as commands
 
     request = _request(words, options)
-    goal = commands.goal_of(request, concurrency, 1, margin_gib, None)
+    limits = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "output_tokens_per_s": output_tokens_per_s}
+    goal = commands.goal_of(request, concurrency, 1, margin_gib, None, **limits)
     return commands.run_recommend(request, goal, prices, forbid, form)
 
 

@@ -25,9 +25,9 @@ def goal_of(
     gpus: int | None,
     margin: float,
     engines: int | None,
-    limits: tuple[float | None, float | None] = (None, None),
+    **more: Any,
 ) -> Goal:
-    """The goal of a command line. limits: TTFT and TPOT in ms. --input-len and --output-len are in the workload."""
+    """The goal of a command line. --input-len and --output-len are in the workload; more: other fields of a Goal."""
     load = request.pop("workload", {})
     asked = math.prod(request.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline", "data"))
     asked *= engines or 1
@@ -40,8 +40,7 @@ def goal_of(
         output_len=load.get("output_len"),
         margin_bytes=round(margin * GIB),
         engines=engines or 1,
-        ttft_ms=limits[0],
-        tpot_ms=limits[1],
+        **{name: value for name, value in more.items() if value is not None},
     )
 
 
@@ -87,8 +86,7 @@ def run_fit(
     if form == "json":
         click.echo(text)
     else:
-        from planner.planning.text import alternatives_text, splits_text, suggestions_text
-        from planner.text_report import plan_text
+        from planner.planning.text import alternatives_text, plan_text, splits_text, suggestions_text
 
         more = [*splits_text(plan), *suggestions_text(ideas), *alternatives_text(others)]
         click.echo("\n".join([plan_text(plan), *more]))

@@ -1,4 +1,4 @@
-"""An estimate and a plan as text for a terminal."""
+"""An estimate and a validation as text for a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from planner.units import GIB
 if TYPE_CHECKING:
     from planner.engine.measure import Summary
     from planner.memory.budget import Estimate
-    from planner.planning.ladder import Plan, Snapshot, Step
     from planner.planning.validation import Comparison, Validation
     from planner.request import Inputs
 
@@ -59,29 +58,6 @@ def throughput_text(inputs: Inputs, estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def plan_text(plan: Plan) -> str:
-    """The verdict, the rungs with before and after, the memory of the plan, and the launch command."""
-    from planner.planning.text import goal_words
-
-    goal = goal_words(plan.goal)
-    cards = f"{plan.goal.gpus} x {plan.inputs.gpu.name}"
-    lines = [f"{printable(plan.inputs.model.name)} on {cards}, goal: {goal} at once", "", "Rungs"]
-    lines.append(f"  start: {_start_words(plan)} — {_snapshot(plan.start_snapshot)}")
-    lines += [text for step in plan.steps for text in _step_lines(step)]
-    if not plan.steps:
-        lines.append("  no rung is needed")
-    lines += ["", estimate_text(plan.estimate), ""]
-    if plan.met:
-        each = f" {plan.engines} times, on {plan.goal.gpus_per_engine} of the cards each" if plan.engines > 1 else ""
-        lines += [f"Launch{each}", f"  {plan.serve_command}"]
-        if plan.inputs.what_if_quantization:
-            lines.append(f"  (with a {plan.inputs.what_if_quantization} checkpoint of this model in its place)")
-    else:
-        reason = plan.binding.message if plan.binding else "no rung is left"
-        lines.append(f"No plan: {reason}")
-    return "\n".join(lines)
-
-
 def validation_text(result: Validation) -> str:
     """Predicted next to measured with the difference, then what the load measured."""
     engine, measured = result.measurement.engine, result.measurement
@@ -122,40 +98,6 @@ def _latency(summary: Summary | None) -> str:
     if summary is None:
         return "not measured"
     return f"mean {summary.mean:.1f} ms, p50 {summary.p50:.1f}, p90 {summary.p90:.1f}"
-
-
-def _start_words(plan: Plan) -> str:
-    engine = plan.start.engine
-    if engine is None:
-        return "as given"
-    words = [f"TP {engine.tensor_parallel_size}"]
-    if engine.pipeline_parallel_size > 1:
-        words.append(f"PP {engine.pipeline_parallel_size}")
-    words.append(f"{engine.max_model_len:,} tokens of context")
-    words.append(f"KV cache {engine.kv_cache_dtype}")
-    return ", ".join(words)
-
-
-def _step_lines(step: Step) -> list[str]:
-    if step.outcome == "skipped":
-        return [f"  – {step.rung}: skipped, {step.why}"]
-    mark = {"taken": "✓", "softened": "≈"}.get(step.outcome, "↩")
-    return [
-        f"  {mark} {step.rung}: {step.outcome}, {step.why}",
-        f"      {step.summary}",
-        f"      before {_snapshot(step.before)}; after {_snapshot(step.after)}",
-        f"      quality cost: {step.quality_cost}",
-    ]
-
-
-def _snapshot(snapshot: Snapshot) -> str:
-    room = snapshot.available_kv_bytes
-    if snapshot.status == "refused" or room is None:
-        return "refused by vLLM"
-    words = f"{_gib(room)} GiB for KV cache"
-    if snapshot.status == "fits":
-        return f"{words}, {snapshot.tokens:,} tokens, {snapshot.max_concurrency:.2f}x"
-    return f"{words}: does not fit"
 
 
 def _headline(estimate: Estimate) -> str:

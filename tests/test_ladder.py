@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,7 @@ from planner.planning.alternatives import alternatives
 from planner.planning.ladder import Goal, Plan, fit
 from planner.planning.recommend import read_prices, recommend
 from planner.planning.replicas import fit_with_replicas
+from planner.planning.speed_goal import speed_of
 from planner.planning.suggestions import suggestions
 from planner.request import prepare
 from planner.units import GIB
@@ -280,6 +282,10 @@ GOALS = st.builds(
     input_len=st.sampled_from([None, 500, 4000]),
     output_len=st.sampled_from([None, 100]),
     margin_bytes=st.sampled_from([0, GIB]),
+    gpus_per_node=st.sampled_from([4, 8]),
+    ttft_ms=st.sampled_from([None, None, 200.0, 2000.0]),
+    tpot_ms=st.sampled_from([None, None, 8.0, 40.0]),
+    output_tokens_per_s=st.sampled_from([None, None, 100.0, 3000.0]),
 )
 ARGS = st.fixed_dictionaries(
     {},
@@ -297,9 +303,15 @@ def test_every_plan_is_legal_sufficient_and_minimal(model: str, gpu: str, goal: 
     try:
         plan = fit(prepare({"model": model, "gpu": gpu, **args}), goal)
     except InputError as error:
-        assert "input_len" in str(error)  # noqa: PT017
+        assert "input_len" in str(error) or "speed cannot be predicted" in str(error)  # noqa: PT017
         return
     assert list(problems(plan)) == []
+    if plan.met and goal.wants_speed:
+        speed = speed_of(plan.inputs, plan.goal, plan.estimate)
+        assert speed is not None
+        assert speed.point.ttft_ms <= (goal.ttft_ms or math.inf)
+        assert speed.point.tpot_ms <= (goal.tpot_ms or math.inf)
+        assert speed.point.output_tokens_per_s >= (goal.output_tokens_per_s or 0)
 
 
 @pytest.mark.slow
@@ -317,3 +329,30 @@ def test_a_limit_on_the_predicted_speed_can_be_the_constraint():
     assert not missed.met
     assert missed.binding is not None
     assert missed.binding.code == "tpot"
+    assert "median error" in missed.binding.message
+    assert "bound by memory bandwidth" in missed.binding.message
+
+
+def test_the_ladder_is_climbed_for_speed_too():
+    """8B in bf16 reads 15 GiB a token at 864 GB/s; fewer bytes are the only way to less than 13 ms on one L40S."""
+    inputs = prepare({"model": LLAMA_8B, "gpu": "L40S", "max_model_len": 8192})
+    assert fit(inputs, Goal(input_len=1000, output_len=200)).steps == ()
+    plan = fit(inputs, Goal(input_len=1000, output_len=200, tpot_ms=14.0))
+    assert plan.met
+    assert taken(plan) == ["quantization"]
+    assert not fit(inputs, plan.goal, forbid=("quantization",)).met
+
+
+def test_tokens_per_second_are_of_all_engines():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "L40S", "max_model_len": 8192})
+    goal = Goal(gpus=2, engines=2, concurrency=64, input_len=500, output_len=200, output_tokens_per_s=1500)
+    plan = fit(inputs, goal)
+    speed = speed_of(plan.inputs, plan.goal, plan.estimate)
+    assert speed is not None
+    assert plan.steps == ()
+    assert speed.point.output_tokens_per_s < 1500 < 2 * speed.point.output_tokens_per_s
+
+
+def test_a_limit_that_cannot_be_predicted_is_wrong_input():
+    with pytest.raises(InputError, match="speed cannot be predicted"):
+        fit(prepare({"model": "BAAI/bge-large-en-v1.5", "gpu": "L4"}), Goal(ttft_ms=100.0))

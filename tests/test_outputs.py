@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import ast
-import json
-import os
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hf_configs
 from planner.engine.args import EngineArgs, parse_flags
 from planner.errors import InputError
-from planner.planning.goal import Goal
-from planner.planning.ladder import fit
 from planner.planning.outputs import FORMS, Launch, launch_of, launch_of_plan, write
 from planner.request import prepare
 
@@ -126,84 +118,3 @@ def test_a_checkpoint_to_be_made_is_said_in_every_form():
 def test_what_is_no_plan_is_wrong_input(plan: dict[str, Any]):
     with pytest.raises(InputError):
         launch_of_plan(plan, "plan.json")
-
-
-CHECK = """
-import json, os, sys
-os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-for line in sys.stdin:
-    words = json.loads(line)
-    parser = FlexibleArgumentParser()
-    commands = parser.add_subparsers(dest="subparser")
-    make_arg_parser(commands.add_parser("serve"))
-    args = parser.parse_args(words)
-    if getattr(args, "model_tag", None):
-        args.model = args.model_tag
-    validate_parsed_serve_args(args)
-    engine = AsyncEngineArgs.from_cli_args(args)
-    made = {name: getattr(engine, name) for name in json.loads(sys.stdin.readline())}
-    print("RESULT", json.dumps(made, default=str))
-    if os.environ.get("BUILD"):
-        engine.create_engine_config()
-"""
-
-
-def in_vllm(lines: list[str], **env: str) -> list[dict[str, Any]]:
-    """What vLLM makes of command lines: its arguments, each line's names in the line after it."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line.partition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
-
-
-@pytest.mark.slow
-def test_vllms_own_config_validation_takes_a_plan():
-    """create_engine_config on the CPU build: no fp8 there, so plans that need none."""
-    lines = []
-    for model, goal in (
-        (LLAMA_8B, Goal(gpus=2)),
-        ("Qwen/Qwen3-32B", Goal(gpus=4)),
-        ("google/gemma-2-27b-it", Goal(gpus=2)),
-    ):
-        plan = fit(prepare({"model": model, "gpu": "H100", "max_model_len": 8192}), goal)
-        assert plan.met
-        folder = str(hf_configs.path(model).parent)
-        words = ["serve", folder, *plan.inputs.args.to_flags(), "--skip-tokenizer-init", "--load-format", "dummy"]
-        lines += [json.dumps(words), json.dumps(list(plan.inputs.args))]
-    assert len(in_vllm(lines, BUILD="1", HF_HUB_OFFLINE="1")) == 3
-
-
-@pytest.mark.slow
-def test_vllms_own_parser_reads_every_plan(tmp_path: Path):
-    """The serve line and the config file, through `vllm serve`'s parser into AsyncEngineArgs."""
-    cases: list[tuple[dict[str, Any], Goal]] = [
-        ({"model": LLAMA_8B, "gpu": "4090", "max_model_len": 131072}, Goal()),
-        ({"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "L40S", "max_model_len": 8192}, Goal(gpus=4)),
-        ({"model": LLAMA_405B, "gpu": "H100"}, Goal(gpus=16)),
-        ({"model": "Qwen/Qwen3-32B", "gpu": "L40S", "hf_overrides": {"a": "it's $HOME"}}, Goal()),
-        ({"model": LLAMA_8B, "gpu": "T4", "kv_cache_dtype": "auto", "enable_prefix_caching": False}, Goal()),
-    ]
-    lines, expected = [], []
-    for number, (request, goal) in enumerate(cases):
-        plan = fit(prepare(request), goal)
-        assert plan.met
-        one = launch_of(plan.inputs)
-        path = tmp_path / f"{number}.yaml"
-        path.write_text(write(one, "yaml"))
-        for words in (shlex.split(write(one, "serve"), comments=True)[1:], ["serve", "--config", str(path)]):
-            lines += [json.dumps(words), json.dumps(list(one.args))]
-            expected.append({"words": words, **one.args})
-    made = in_vllm(lines)
-    assert len(made) == len(expected)
-    for got, want in zip(made, expected, strict=True):
-        words = want.pop("words")
-        assert got == want, words

@@ -19,6 +19,7 @@ from typing import Any
 import hf_configs
 from planner.errors import InputError
 from planner.planning.ladder import Goal, Plan, fit
+from planner.planning.speed_goal import met
 from planner.request import prepare
 
 CARDS = ("T4", "L4", "RTX 3090", "RTX 4090", "A100-40", "L40S", "H100", "H200", "B200", "MI300X")
@@ -37,13 +38,13 @@ def problems(plan: Plan) -> Iterator[str]:
         return
     if engine.gpus_per_replica * engine.data_parallel_size > plan.goal.gpus:
         yield "more cards than there are"
-    if not plan.goal.met(plan.inputs.estimate()):
+    if not met(plan.inputs, plan.goal, plan.inputs.estimate()):
         yield "its own inputs do not meet the goal"
     for index, change in enumerate(plan.changes):
         inputs = plan.base
         for other in (*plan.changes[:index], *plan.changes[index + 1 :]):
             inputs = other.apply(inputs)
-        if plan.goal.met(inputs.estimate()):
+        if met(inputs, plan.goal, inputs.estimate()):
             yield f"not needed: {change.summary}"
 
 

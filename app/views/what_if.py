@@ -11,7 +11,8 @@ from app import charts, heat, session
 from app.solve import Solved, context_curve, frontier, speed_curve, ways
 from planner.errors import InputError
 from planner.planning.change import request_of
-from planner.planning.replicas import load_of, split_words
+from planner.planning.replicas import split_words
+from planner.planning.speed_goal import load_of
 from reports.render import markdown
 from reports.view import answer_verdict
 

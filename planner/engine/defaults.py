@@ -198,6 +198,11 @@ def _dtype(model: Model, gpu: Gpu, given: str) -> str:
     return dtype
 
 
+_LARGEST_ITEM = {"gemma4": 2496}
+"""Tokens of one video (32 frames of 70 and their marks), by model_type: what attends both ways within an image or a
+video must see it in one step, so a smaller batch is raised to it (engine/arg_utils.py _get_min_mm_batched_tokens)."""
+
+
 def _batch_sizes(
     model: Model, gpu: Gpu, given: Mapping[str, Any], version: VllmVersion, usage: Usage, max_model_len: int
 ) -> tuple[int, int]:
@@ -214,6 +219,7 @@ def _batch_sizes(
             tokens = 2048 if chunked else max(max_model_len, 2048)
         elif not chunked or model.is_pooling:
             tokens = max(tokens, max_model_len)
+        tokens = max(tokens, _LARGEST_ITEM.get(model.model_type, 0) if model.is_multimodal else 0)
         tokens = min(tokens, seqs * max_model_len) if version >= (0, 9) else tokens
     else:
         tokens = user_tokens

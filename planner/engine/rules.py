@@ -103,7 +103,7 @@ def _quantization_version(model: Model, gpu: Gpu, engine: Engine, quantization: 
 
 def _quantization_dtype(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """config/vllm.py _get_quantization_config (0.33)."""
-    if quantization is None or quantization.assumed or engine.dtype in quantization.dtypes:
+    if quantization is None or engine.dtype in quantization.dtypes:
         return
     taken = ", ".join(f"torch.{dtype}" for dtype in quantization.dtypes)
     raise Refusal(
@@ -156,6 +156,24 @@ def _quantization_not_yet(model: Model, gpu: Gpu, engine: Engine, quantization: 
     since = _METHODS_SINCE.get(str(named))
     if since is not None and engine.vllm_version < since:
         raise Refusal("unknown_quantization", f"Unknown quantization method: {named}.", "--quantization")
+
+
+_ON_ROCM = frozenset(
+    "awq awq_marlin auto_awq gptq gptq_marlin auto_gptq fp8 deepseek_v4_fp8 compressed-tensors fbgemm_fp8 inc gguf "
+    "quark ptpc_fp8 petit_nvfp4 mxfp4 gpt_oss_mxfp4 mxfp8 torchao bitsandbytes modelopt modelopt_fp4 modelopt_mxfp8 "
+    "modelopt_mixed fp8_per_tensor fp8_per_block fp8_per_channel online".split()
+)
+"""RocmPlatform.supported_quantization (platforms/rocm.py, 0.32), and what earlier versions had besides."""
+
+
+def _quantization_platform(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """platforms/interface.py verify_quantization (0.32)."""
+    if quantization is None or gpu.kind != "rocm":
+        return
+    named = str(engine.quantization or quantization.parameters.get("quant_method"))
+    if named not in _ON_ROCM:
+        message = f"{named} quantization is currently not supported in rocm."
+        raise Refusal("quantization_platform", message, "--quantization")
 
 
 def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
@@ -228,6 +246,7 @@ RULES: tuple[Rule, ...] = (
     _speculation,
     _quantization_version,
     _quantization_not_yet,
+    _quantization_platform,
     _quantization_capability,
     _quantization_dtype,
 )

@@ -9,9 +9,9 @@ from typing import Any
 
 from planner.memory.budget import Estimate
 from planner.planning.change import Change
-from planner.planning.goal import GPUS_PER_NODE, Goal
-from planner.planning.replicas import speed_of
+from planner.planning.goal import Goal
 from planner.planning.rungs import tensor_parallel_sizes
+from planner.planning.speed_goal import speed_of
 from planner.planning.variants import quantized_variants
 from planner.request import Inputs
 
@@ -128,7 +128,7 @@ def _splits(inputs: Inputs, goal: Goal) -> Iterator[tuple[int, int]]:
     pinned = inputs.args.get("tensor_parallel_size")
     for gpus in dict.fromkeys((1, 2, 4, 8, goal.gpus)):
         if gpus <= goal.gpus:
-            sizes = [pinned] if pinned else tensor_parallel_sizes(min(gpus, GPUS_PER_NODE))
+            sizes = [pinned] if pinned else tensor_parallel_sizes(gpus, goal.gpus_per_node)
             yield from ((gpus, size) for size in sizes if gpus % size == 0)
 
 

@@ -30,7 +30,11 @@ class Goal:
     """Independent engines behind a balancer, each with an equal share of the cards and of the requests."""
     ttft_ms: float | None = None
     tpot_ms: float | None = None
-    """Limits on the predicted mean time to the first token and between tokens (planner.planning.replicas)."""
+    """Limits on the predicted mean time to the first token and between tokens (planner.planning.speed_goal)."""
+    output_tokens_per_s: float | None = None
+    """At least so many are wanted, of all engines together with `concurrency` requests at once."""
+    gpus_per_node: int = GPUS_PER_NODE
+    """Tensor parallel stays within a node; more cards than this need Ray."""
 
     @property
     def request_len(self) -> int | None:
@@ -53,11 +57,17 @@ class Goal:
         """The least max_model_len that is of any use."""
         return self.request_len or 1024
 
+    @property
+    def wants_speed(self) -> bool:
+        """Whether it has limits that only a prediction of speed can be held against (planner.planning.speed_goal)."""
+        return any(limit is not None for limit in (self.ttft_ms, self.tpot_ms, self.output_tokens_per_s))
+
     def met(self, estimate: Estimate) -> bool:
+        """Whether it starts and holds the requests, however fast."""
         return estimate.fits and self.missing(estimate) is None
 
     def missing(self, estimate: Estimate) -> Reason | None:
-        """What an estimate that starts still lacks; None when nothing."""
+        """What an estimate that starts still lacks of room for the requests; None when nothing."""
         kv, engine = estimate.kv_cache, estimate.engine
         if kv is None or engine is None:
             return None
@@ -107,6 +117,12 @@ class Goal:
             raise InputError(f"engines = {self.engines}: must divide the number of cards ({self.gpus})")
         if self.margin_bytes < 0:
             raise InputError(f"margin = {self.margin_bytes / GIB:g} GiB: must be at least 0")
+        if self.gpus_per_node < 1:
+            raise InputError(f"gpus_per_node = {self.gpus_per_node}: must be at least 1")
+        for name in ("ttft_ms", "tpot_ms", "output_tokens_per_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} = {value:g}: must be above 0")
         length, limit = self.request_len, inputs.model.max_position
         if length is not None and not 1 <= length <= limit:
             raise InputError(
@@ -124,6 +140,8 @@ class Goal:
             "engines": self.engines,
             "ttft_ms": self.ttft_ms,
             "tpot_ms": self.tpot_ms,
+            "output_tokens_per_s": self.output_tokens_per_s,
+            "gpus_per_node": self.gpus_per_node,
         }
 
 

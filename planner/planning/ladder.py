@@ -17,8 +17,10 @@ from planner.errors import Reason
 from planner.memory.budget import Estimate
 from planner.planning.change import Change, request_of, with_args
 from planner.planning.goal import GPUS_PER_NODE, Goal, Snapshot
-from planner.planning.rungs import RUNGS, Rung, ordered, tensor_parallel_sizes
+from planner.planning.rungs import RUNGS, Rung, ordered, over_nodes, tensor_parallel_sizes
+from planner.planning.speed_goal import excess, missing, shortfall, speed_of
 from planner.request import Inputs
+from planner.units import ceil_div
 
 if TYPE_CHECKING:
     from planner.planning.throughput import Throughput
@@ -174,10 +176,16 @@ def cards_of(inputs: Inputs) -> int:
 
 def _use_the_cards(inputs: Inputs, goal: Goal) -> Inputs:
     """The cards given are there to be used: the largest legal tensor parallel size, where none is asked for."""
+    sized = _largest_tp(inputs, goal)
+    nodes = ceil_div(cards_of(sized), goal.gpus_per_node)
+    return replace(sized, args=sized.args.with_(**over_nodes(nodes, sized)))
+
+
+def _largest_tp(inputs: Inputs, goal: Goal) -> Inputs:
     others = inputs.args.get("pipeline_parallel_size", 1) * inputs.args.get("data_parallel_size", 1)
     if "tensor_parallel_size" in inputs.args:
         return inputs
-    for size in tensor_parallel_sizes(goal.gpus_per_engine // others):
+    for size in tensor_parallel_sizes(goal.gpus_per_engine // others, goal.gpus_per_node):
         candidate = replace(inputs, args=inputs.args.with_(tensor_parallel_size=size)) if size > 1 else inputs
         if size == 1 or candidate.estimate().status != "refused":
             return candidate
@@ -192,6 +200,11 @@ class _Taken:
     """Changes of the same rung that cost less, the gentlest first."""
 
 
+def _key(inputs: Inputs) -> str:
+    """Of what a climb changes."""
+    return json.dumps([inputs.source, inputs.what_if_quantization, dict(inputs.args)], sort_keys=True, default=str)
+
+
 class _Climb:
     """The state of one climb."""
 
@@ -199,6 +212,7 @@ class _Climb:
         self.base, self.goal, self.rungs = base, goal, rungs
         self.pinned = keep | frozenset(base.args)
         self._known: dict[str, Estimate] = {}
+        self._speeds: dict[str, Throughput | None] = {}
         self.inputs = base
         self.start = self.estimate = self._estimate(base)
         self.steps: list[Step] = []
@@ -206,30 +220,42 @@ class _Climb:
 
     def run(self) -> None:
         for rung in self.rungs:
-            if self.goal.met(self.estimate):
+            if self._met(self.inputs):
                 break
             if set(rung.flags) <= self.pinned:
                 self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given")
             else:
                 self._try(rung)
-        if self.goal.met(self.estimate):
+        if self._met(self.inputs):
             while self._take_back() or self._soften():
                 pass
 
     def _estimate(self, inputs: Inputs) -> Estimate:
-        key = json.dumps([inputs.source, inputs.what_if_quantization, dict(inputs.args)], sort_keys=True, default=str)
+        key = _key(inputs)
         if key not in self._known:
             self._known[key] = inputs.estimate()
         return self._known[key]
 
-    def _measure(self, change: Change) -> Estimate:
-        return self._estimate(change.apply(self.inputs))
+    def _met(self, inputs: Inputs) -> bool:
+        estimate = self._estimate(inputs)
+        return self.goal.met(estimate) and shortfall(self.goal, self._speed(inputs)) is None
+
+    def _speed(self, inputs: Inputs) -> Throughput | None:
+        """None where the goal does not ask for it."""
+        key = _key(inputs)
+        if key not in self._speeds:
+            wanted = self.goal.wants_speed
+            self._speeds[key] = speed_of(inputs, self.goal, self._estimate(inputs)) if wanted else None
+        return self._speeds[key]
+
+    def _enough(self, change: Change) -> bool:
+        return self._met(change.apply(self.inputs))
 
     def _try(self, rung: Rung) -> None:
         best: tuple[Change, Inputs, Estimate] | None = None
         refusal: Reason | None = None
         tried: list[Change] = []
-        for change in rung.changes(self.inputs, self.goal, self.estimate, self._measure):
+        for change in rung.changes(self.inputs, self.goal, self.estimate, self._enough):
             if change.flags & self.pinned:
                 continue
             inputs = change.apply(self.inputs)
@@ -238,21 +264,22 @@ class _Climb:
                 refusal = refusal or estimate.reasons[0]
                 continue
             tried.append(change)
-            if best is None or self._room(estimate) > self._room(best[2]):
+            if best is None or self._room(inputs) > self._room(best[1]):
                 best = change, inputs, estimate
-            if self.goal.met(estimate):
+            if self._met(inputs):
                 best = change, inputs, estimate
                 break
         if best is None:
             self._skip(rung, f"not legal here: {refusal.message}" if refusal else rung.nothing)
-        elif self._room(best[2]) <= self._room(self.estimate) and not self.goal.met(best[2]):
+        elif self._room(best[1]) <= self._room(self.inputs) and not self._met(best[1]):
             self._skip(rung, "it would not help")
         else:
             gentler = tuple(change for change in tried if change.cost < best[0].cost)
             self._take(_Taken(rung=rung, change=best[0], gentler=gentler), best[1], best[2])
 
-    def _room(self, estimate: Estimate) -> tuple[float, float]:
-        """How far along an estimate is: requests it runs, then room for them, negative when short."""
+    def _room(self, inputs: Inputs) -> tuple[float, ...]:
+        """How far along a launch is: requests it runs, then room for them, negative when short, then how fast."""
+        estimate = self._estimate(inputs)
         if not estimate.ranks:
             return float("-inf"), float("-inf")
         room = min(rank.available_kv_bytes for rank in estimate.ranks)
@@ -262,10 +289,13 @@ class _Climb:
         runs = min(float(engine.max_num_seqs * engine.data_parallel_size), self.goal.per_engine)
         if room <= 0:
             return runs, room / kv.bytes_for_one_request
-        return runs, self.goal.held(estimate)
+        held = self.goal.held(estimate)
+        if not self.goal.wants_speed:
+            return runs, held
+        return runs, min(held, self.goal.per_engine), -excess(self.goal, self._speed(inputs)), held
 
     def _take(self, taken: _Taken, inputs: Inputs, estimate: Estimate) -> None:
-        why = "meets the goal" if self.goal.met(estimate) else "helps, but is not enough"
+        why = "meets the goal" if self._met(inputs) else "helps, but is not enough"
         self._record(taken.rung, "taken", taken.change, why, estimate)
         self.taken.append(taken)
         self.inputs, self.estimate = inputs, estimate
@@ -298,7 +328,7 @@ class _Climb:
         for index in sorted(range(len(self.taken)), key=lambda i: (-self.taken[i].change.cost, -i)):
             rest = [taken.change for i, taken in enumerate(self.taken) if i != index]
             inputs, estimate = self._with(rest)
-            if self.goal.met(estimate):
+            if self._met(inputs):
                 taken = self.taken.pop(index)
                 self._record(taken.rung, "taken back", taken.change, "the goal is met without it", estimate)
                 self.inputs, self.estimate = inputs, estimate
@@ -312,7 +342,7 @@ class _Climb:
                 changes = [other.change for other in self.taken]
                 changes[index] = gentler
                 inputs, estimate = self._with(changes)
-                if self.goal.met(estimate):
+                if self._met(inputs):
                     self._record(
                         taken.rung, "softened", gentler, f"enough in place of {taken.change.summary}", estimate
                     )
@@ -323,7 +353,7 @@ class _Climb:
         return False
 
     def plan(self) -> Plan:
-        met = self.goal.met(self.estimate)
+        met = self._met(self.inputs)
         return Plan(
             inputs=self.inputs,
             goal=self.goal,
@@ -339,6 +369,6 @@ class _Climb:
     def _binding(self) -> Reason:
         if self.estimate.reasons:
             return self.estimate.reasons[0]
-        missing = self.goal.missing(self.estimate)
-        assert missing is not None
-        return missing
+        lacking = missing(self.inputs, self.goal, self.estimate)
+        assert lacking is not None
+        return lacking

@@ -6,15 +6,14 @@ engines that share nothing need no all-reduce in every layer, but each holds and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from planner.errors import InputError, Reason
-from planner.memory.budget import Estimate
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, fit
-from planner.planning.throughput import Throughput, predict
-from planner.request import Inputs, Workload
+from planner.planning.speed_goal import excess, speed_of
+from planner.request import Inputs
 
 BUSY = 8
 """Requests at once below which an engine of its own would idle: a single request is faster on more cards."""
@@ -32,7 +31,7 @@ def fit_with_replicas(
 ) -> Plan:
     """The best of the ways to use the cards, the others in its `splits`; only the one asked for where one is pinned.
 
-    one_way: goal.engines is what is wanted, even where it is 1. A plan that misses a limit of TTFT or TPOT is none.
+    one_way: goal.engines is what is wanted, even where it is 1.
     """
 
     def climb(inputs: Inputs, goal: Goal) -> Plan:
@@ -50,47 +49,7 @@ def fit_with_replicas(
 
 
 def _with_speed(plan: Plan) -> Plan:
-    if not plan.met:
-        return plan
-    speed = speed_of(plan.inputs, plan.goal, plan.estimate)
-    missed = _missed(plan.goal, speed)
-    return replace(plan, speed=speed, met=missed is None, binding=missed)
-
-
-def speed_of(inputs: Inputs, goal: Goal, estimate: Estimate) -> Throughput | None:
-    """Of one engine with its part of the requests; None where it cannot be said."""
-    load = load_of(goal, estimate)
-    if load is None:
-        return None
-    try:
-        return predict(inputs, estimate, load)
-    except InputError:  # a card whose bandwidth is not known
-        return None
-
-
-def load_of(goal: Goal, estimate: Estimate) -> Workload | None:
-    """One engine's part of the goal's requests, full-length where it gives no length; None: nothing is generated."""
-    kv = estimate.kv_cache
-    if kv is None or estimate.model.is_pooling:
-        return None
-    whole = goal.request_len or kv.max_model_len
-    output = goal.output_len if goal.output_len is not None else max(1, min(256, whole // 4))
-    prompt = goal.input_len if goal.input_len is not None else max(1, whole - output)
-    return Workload(concurrency=max(1, round(goal.per_engine)), input_len=max(1, prompt), output_len=max(1, output))
-
-
-def _missed(goal: Goal, speed: Throughput | None) -> Reason | None:
-    if speed is None:
-        return None
-    limits = (
-        ("ttft", "time to the first token", speed.point.ttft_ms, goal.ttft_ms),
-        ("tpot", "time per output token", speed.point.tpot_ms, goal.tpot_ms),
-    )
-    for code, words, predicted, limit in limits:
-        if limit is not None and predicted > limit:
-            message = f"the predicted mean {words} is {predicted:,.1f} ms, at most {limit:g} ms are wanted"
-            return Reason(code=code, message=message, flag="--tensor-parallel-size")
-    return None
+    return replace(plan, speed=speed_of(plan.inputs, plan.goal, plan.estimate)) if plan.estimate.fits else plan
 
 
 def _counts(goal: Goal) -> Iterator[int]:
@@ -105,12 +64,13 @@ def _data_parallel(inputs: Inputs, ranks: int) -> Inputs:
     return replace(inputs, args=inputs.args.with_(data_parallel_size=ranks, **experts))
 
 
-def _rank(plan: Plan) -> tuple[bool, int, int, float, int, bool]:
+def _rank(plan: Plan) -> tuple[float, int, int, float, int, bool]:
     """The smallest is the best: reaches the goal, costs least quality, is fastest, has most engines of their own."""
+    short = 0.0 if plan.met else excess(plan.goal, plan.speed) or math.inf
     costly = sum(change.cost > 0 for change in plan.changes)
     parallel = plan.inputs.args.get("data_parallel_size", 1)
     fast = -round(plan.output_tokens_per_s, 1)
-    return not plan.met, plan.cost, costly, fast, -plan.engines * parallel, parallel > 1
+    return short, plan.cost, costly, fast, -plan.engines * parallel, parallel > 1
 
 
 def split_words(plan: Plan) -> str:

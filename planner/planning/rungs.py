@@ -15,8 +15,8 @@ from planner.request import Inputs
 from planner.text import did_you_mean, nearest, printable
 from planner.units import GIB, ceil_div
 
-Measure = Callable[[Change], Estimate]
-"""The estimate with a change made, for rungs that search for the least of it that is enough."""
+Enough = Callable[[Change], bool]
+"""Whether the goal is met with a change made, for rungs that search for the least of it that is enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Rung:
     name: str
     flags: tuple[str, ...]
     """The arguments it turns: pinned with --keep, or by giving them."""
-    changes: Callable[[Inputs, Goal, Estimate, Measure], Iterator[Change]]
+    changes: Callable[[Inputs, Goal, Estimate, Enough], Iterator[Change]]
     nothing: str = "nothing to change"
     """Why it is skipped where it has no change to try; empty: it is not even mentioned."""
 
@@ -52,13 +52,22 @@ def rung_of(name: str) -> Rung:
     raise InputError(f"unknown rung {printable(name)}{hint}")
 
 
-def tensor_parallel_sizes(gpus: int) -> list[int]:
+def tensor_parallel_sizes(gpus: int, per_node: int = GPUS_PER_NODE) -> list[int]:
     """Tensor parallel sizes worth trying on so many cards, largest first: within one node."""
-    most = min(gpus, GPUS_PER_NODE)
+    most = min(gpus, per_node)
     return sorted({size for size in range(1, most + 1) if gpus % size == 0 or size in (2, 4, 8)}, reverse=True)
 
 
-def _more_sequences(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def over_nodes(nodes: int, inputs: Inputs) -> dict[str, str]:
+    """The arguments by which one engine reaches cards of other nodes: Ray places its workers there."""
+    if nodes == 1:
+        return {}
+    ranks = {"data_parallel_backend": "ray"} if inputs.args.get("data_parallel_size", 1) > 1 else {}
+    wanted = {"distributed_executor_backend": "ray", **ranks}
+    return {name: value for name, value in wanted.items() if name not in inputs.args}
+
+
+def _more_sequences(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     if now.engine is None or now.kv_cache is None:
         return
     wanted = math.ceil(goal.per_engine / now.engine.data_parallel_size)
@@ -70,7 +79,7 @@ def _more_sequences(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure)
     yield Change(summary=f"{wanted:,} sequences at once: as many requests as are wanted", args=args)
 
 
-def _kv_fp8(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _kv_fp8(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     yield Change(
         summary="KV cache in fp8: half the bytes for each token",
         args={"kv_cache_dtype": "fp8"},
@@ -79,7 +88,7 @@ def _kv_fp8(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iter
     )
 
 
-def _quantize(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _quantize(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     for variant in quantized_variants(inputs, refused=now.status == "refused"):
         yield Change(
             summary=variant.summary,
@@ -91,33 +100,33 @@ def _quantize(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> It
         )
 
 
-def _larger_tp(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _larger_tp(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     current = inputs.args.get("tensor_parallel_size", 1)
     others = inputs.args.get("pipeline_parallel_size", 1) * inputs.args.get("data_parallel_size", 1)
-    for size in tensor_parallel_sizes(goal.gpus_per_engine // others):
+    for size in tensor_parallel_sizes(goal.gpus_per_engine // others, goal.gpus_per_node):
         if size > current:
+            nodes = ceil_div(size * others, goal.gpus_per_node)
             yield Change(
                 summary=f"tensor parallel size {size}: weights and KV heads over {size} cards",
-                args={"tensor_parallel_size": size},
+                args={"tensor_parallel_size": size, **over_nodes(nodes, inputs)},
             )
 
 
-def _pipeline(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _pipeline(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     current = inputs.args.get("pipeline_parallel_size", 1)
     tensor = inputs.args.get("tensor_parallel_size", 1)
     each = tensor * inputs.args.get("data_parallel_size", 1)
     for stages in range(current + 1, goal.gpus_per_engine // each + 1):
-        nodes = ceil_div(stages * tensor, GPUS_PER_NODE)
+        nodes = ceil_div(stages * each, goal.gpus_per_node)
         over = f"{nodes} nodes" if nodes > 1 else f"{stages} groups of {each} cards" if each > 1 else f"{stages} cards"
-        ray = {"distributed_executor_backend": "ray"} if nodes > 1 else {}
         yield Change(
             summary=f"pipeline parallel size {stages}: the layers over {over}",
-            args={"pipeline_parallel_size": stages, **ray},
+            args={"pipeline_parallel_size": stages, **over_nodes(nodes, inputs)},
             quality_cost="none; a single request is no faster than on one group",
         )
 
 
-def _smaller_batch(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _smaller_batch(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     """Steps of fewer tokens; then fewer sequences too, which the sampler's buffers are made for."""
     if now.engine is None:
         return
@@ -138,7 +147,7 @@ def _smaller_batch(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) 
                 )
 
 
-def _smaller_context(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _smaller_context(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     """The longest that meets the goal."""
     if now.kv_cache is None or now.engine is None:
         return
@@ -155,12 +164,12 @@ def _smaller_context(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure
     low, high = min(goal.shortest_context, wanted - 1) - 1, wanted - 1
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if goal.met(measure(at(middle))) else (low, middle - 1)
+        low, high = (middle, high) if enough(at(middle)) else (low, middle - 1)
     if low >= goal.shortest_context:
         yield at(low)
 
 
-def _offload(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Iterator[Change]:
+def _offload(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     """The fewest GiB that meet the goal, up to all weights or a card's worth: beyond, nobody would wait."""
     if not now.stages or now.engine is None:
         return
@@ -175,11 +184,11 @@ def _offload(inputs: Inputs, goal: Goal, now: Estimate, measure: Measure) -> Ite
 
     low = int(now.engine.cpu_offload_gb)
     high = min(min(stage.block_bytes for stage in now.stages), inputs.gpu.known_memory()) // GIB
-    if low >= high or not goal.met(measure(of(high))):
+    if low >= high or not enough(of(high)):
         return
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if goal.met(measure(of(middle))) else (middle, high)
+        low, high = (low, middle) if enough(of(middle)) else (middle, high)
     yield of(high)
 
 

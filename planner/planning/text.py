@@ -6,14 +6,53 @@ import math
 from collections.abc import Sequence
 
 from planner.planning.alternatives import Option
-from planner.planning.goal import Goal
-from planner.planning.ladder import Plan
+from planner.planning.goal import Goal, Snapshot
+from planner.planning.ladder import Plan, Step
 from planner.planning.recommend import Recommendation
 from planner.planning.replicas import split_words
+from planner.planning.speed_goal import limits
 from planner.planning.suggestions import Suggestion
 from planner.text import printable
+from planner.text_report import estimate_text
+from planner.units import gib
 
 COSTS = ("none", "hardly measurable", "small", "noticeable", "hardly bearable")
+
+
+def plan_text(plan: Plan) -> str:
+    """The verdict, the rungs with before and after, the memory of the plan, and the launch command."""
+    goal = f"{goal_words(plan.goal)} at once{limits_words(plan.goal)}"
+    cards = f"{plan.goal.gpus} x {plan.inputs.gpu.name}" if plan.goal.gpus > 1 else plan.inputs.gpu.name
+    lines = [
+        f"{printable(plan.inputs.model.name)} on {cards}, goal: {goal}",
+        "",
+        "Rungs",
+    ]
+    lines.append(f"  start: {_start_words(plan)} — {_snapshot(plan.start_snapshot)}")
+    lines += [text for step in plan.steps for text in _step_lines(step)]
+    if not plan.steps:
+        lines.append("  no rung is needed")
+    lines += ["", estimate_text(plan.estimate), ""]
+    if plan.met:
+        each = f" {plan.engines} times, on {plan.goal.gpus_per_engine} of the cards each" if plan.engines > 1 else ""
+        lines += [f"Launch{each}", f"  {plan.serve_command}"]
+        if plan.inputs.what_if_quantization:
+            lines.append(f"  (with a {plan.inputs.what_if_quantization} checkpoint of this model in its place)")
+        lines += limits_text(plan)
+    else:
+        reason = plan.binding.message if plan.binding else "no rung is left"
+        lines.append(f"No plan: {reason}")
+    return "\n".join(lines)
+
+
+def limits_text(plan: Plan) -> list[str]:
+    """The goal's limits on speed beside what is predicted; nothing where it has none."""
+    found = list(limits(plan.goal, plan.speed)) if plan.speed is not None else []
+    if not found:
+        return []
+    near = {True: ": met, but by less than the error", False: ": met"}
+    lines = [f"  {limit.predicted}{limit.error_words}, {limit.wanted}{near[limit.close]}" for limit in found]
+    return ["", "Speed", *lines]
 
 
 def goal_words(goal: Goal) -> str:
@@ -21,6 +60,49 @@ def goal_words(goal: Goal) -> str:
     length = "full-length request" if goal.request_len is None else "request"
     size = "" if goal.request_len is None else f" of {goal.request_len:,} tokens"
     return f"{goal.concurrency:g} {length}{'s' if goal.concurrency != 1 else ''}{size}"
+
+
+def limits_words(goal: Goal) -> str:
+    """ ", TPOT at most 20 ms"; empty without limits."""
+    latencies = {"TTFT": goal.ttft_ms, "TPOT": goal.tpot_ms}
+    words = [f"{name} at most {limit:g} ms" for name, limit in latencies.items() if limit is not None]
+    if goal.output_tokens_per_s:
+        words.append(f"{goal.output_tokens_per_s:,g} output tokens/s")
+    return "".join(f", {word}" for word in words)
+
+
+def _start_words(plan: Plan) -> str:
+    engine = plan.start.engine
+    if engine is None:
+        return "as given"
+    words = [f"TP {engine.tensor_parallel_size}"]
+    if engine.pipeline_parallel_size > 1:
+        words.append(f"PP {engine.pipeline_parallel_size}")
+    words.append(f"{engine.max_model_len:,} tokens of context")
+    words.append(f"KV cache {engine.kv_cache_dtype}")
+    return ", ".join(words)
+
+
+def _step_lines(step: Step) -> list[str]:
+    if step.outcome == "skipped":
+        return [f"  – {step.rung}: skipped, {step.why}"]
+    mark = {"taken": "✓", "softened": "≈"}.get(step.outcome, "↩")
+    return [
+        f"  {mark} {step.rung}: {step.outcome}, {step.why}",
+        f"      {step.summary}",
+        f"      before {_snapshot(step.before)}; after {_snapshot(step.after)}",
+        f"      quality cost: {step.quality_cost}",
+    ]
+
+
+def _snapshot(snapshot: Snapshot) -> str:
+    room = snapshot.available_kv_bytes
+    if snapshot.status == "refused" or room is None:
+        return "refused by vLLM"
+    words = f"{gib(room)} GiB for KV cache"
+    if snapshot.status == "fits":
+        return f"{words}, {snapshot.tokens:,} tokens, {snapshot.max_concurrency:.2f}x"
+    return f"{words}: does not fit"
 
 
 def splits_text(plan: Plan) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from . import kv_plan, meta_tensors, weights
+from . import kv_plan, launches, meta_tensors, weights
 
 # Errors that say something about this tool or this machine, not about what vLLM does on a GPU.
 _OURS = (ImportError, MemoryError)
@@ -69,6 +69,9 @@ def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     notes: list[str] = []
     model_folder = folder / (request.get("name") or "model").replace("/", "--")
     _write_model(model_folder, request, notes)
+    if "serve" in request or "llm" in request:
+        made, config = launches.check(request, str(model_folder))
+        return {**made, "resolved": _resolved(config, []), **({"notes": notes} if notes else {})}
     arguments = {
         "model": str(model_folder),
         "tokenizer": str(model_folder),

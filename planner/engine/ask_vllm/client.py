@@ -26,6 +26,8 @@ class GpuFacts:
     compute_capability: tuple[int, int]
     memory_bytes: int  # as cudaMemGetInfo reports it
     sm_count: int
+    gcn_arch: str | None = None
+    """Of an AMD card: "gfx942". Its flags are judged by vLLM's ROCm platform; its kernels cannot be described here."""
 
 
 def _input_error(message: str) -> Exception:

