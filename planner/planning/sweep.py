@@ -361,8 +361,8 @@ class _Table:
         return self._unlike[id(shapes)]
 
     def _overhead(self, inputs: Inputs, engine: Engine, shape: Engine, last: bool) -> Overhead:
-        parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size, last)
-        key = (inputs.model.name, id(inputs.quantization), inputs.gpu.name, id(shape), *parallel)
+        launch = (engine.tensor_parallel_size, engine.pipeline_parallel_size, engine.kv_cache_dtype, last)
+        key = (inputs.model.name, id(inputs.quantization), inputs.gpu.name, id(shape), *launch)
         if key not in self._overheads:
             self._overheads[key] = overhead_of(
                 inputs.model, inputs.gpu, _with_shape(engine, shape), inputs.quantization, last_stage=last
