@@ -71,11 +71,11 @@ def _first(case: _Case, changes: Iterator[Change]) -> Remedy | None:
 
 
 def _rungs(case: _Case) -> Iterator[Change]:
-    def measure(change: Change) -> Estimate:
-        return change.apply(case.inputs).estimate()
+    def enough(change: Change) -> bool:
+        return case.goal.met(change.apply(case.inputs).estimate())
 
     for rung in RUNGS:
-        for change in rung.changes(case.inputs, case.goal, case.estimate, measure):
+        for change in rung.changes(case.inputs, case.goal, case.estimate, enough):
             if change.what_if_quantization is None:  # a checkpoint that must be made first is no diff
                 yield change
 
