@@ -119,6 +119,8 @@ def _harmless(word: Word) -> bool:
 def _left_open(first: Word, unknown: Word) -> str:
     head = first.text.partition("=")[0]
     what = printable(unknown.unknown)
+    if what.endswith(")") and " (" in what:  # it says why
+        return f"line {unknown.line}: {printable(head)} is {what}"
     if head.startswith("--") and first.text != first.unknown:
         return f"line {unknown.line}: {printable(head)} is {what}, which the file does not set"
     return f"line {unknown.line}: {what} is not set in the file"

@@ -41,7 +41,7 @@ def request_of(launch: Launch, rules: Rules) -> dict[str, Any]:
     if not card:
         named = f"{launch.gpu} of no card that is named" if launch.gpu else "neither the file nor the policy names it"
         raise InputError(f"which GPU it runs on is not known: {named}; pass --gpu, or defaults.gpu in vllm-fit.yaml")
-    request: dict[str, Any] = dict(launch.args)
+    request: dict[str, Any] = {**launch.args, **launch.request}
     request |= {"gpu": card, "usage": launch.usage}
     if launch.model is not None:
         request["model"] = rules.models.get(launch.model, launch.model)

@@ -48,6 +48,8 @@ class Launch:
     """Why this launch cannot be read wholly: one sentence. Its verdict is then unknown."""
     refusal: str | None = None
     """Why vLLM would not take the command line."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """Other keys of a request to the planner, of a plan file."""
     words: tuple[Word, ...] = ()
     """vLLM's arguments where they stand in the file: for the fix."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from planner.gate.bash.parse import MAX_DEPTH, text_of
+from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
 from planner.gate.bash.state import State, Value, only_text
 from planner.gate.launch import Word
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 MAX_TEXT = 1 << 16
 """Characters of a value: A=$A$A doubles with each line."""
 MAX_WORDS = 10_000
+
+
+def expanded(text: str, state: State, line: int) -> Word:
+    """A text with $NAME and ${NAME:-default} replaced, as in double quotes; quotes in it are kept."""
+    if "$" not in text:
+        return Word(text=text, line=line)
+    escaped = text.replace('"', '\\"')
+    root = tree_of(f'x="{escaped}"', "text")
+    assignment = root.named_children[0] if root.named_child_count == 1 else None
+    value = assignment.child_by_field_name("value") if assignment is not None else None
+    if value is None or root.has_error:
+        return Word(text=text, line=line, unknown=text)
+    return replace(Expander(state, line).value(value)[0], line=line)
 
 
 class Expander:

@@ -447,14 +447,19 @@ def _appended(old: Value | None, more: Value, *, array: bool) -> Value:
 
 
 def _with_installed(words: Sequence[Word], state: State) -> State:
-    """pip install vllm==0.11.0: which vLLM the rest of the script launches."""
-    texts = [word.text for word in words]
+    """Which vLLM the rest of the script launches."""
+    version = installed_version([word.text for word in words])
+    return state.with_(version=version) if version is not None else state
+
+
+def installed_version(texts: Sequence[str]) -> str | None:
+    """The vLLM that a command installs: pip install vllm==0.11.0."""
     if "install" in texts or "add" in texts:
         for text in texts:
             pinned = re.fullmatch(r"vllm(?:\[[\w,-]+\])?==(\d+\.\d+(?:\.\d+)?)", text)
             if pinned:
-                return state.with_(version=pinned[1])
-    return state
+                return pinned[1]
+    return None
 
 
 def _kind_of_document(words: Sequence[Word], targets: Sequence[str]) -> str | None:

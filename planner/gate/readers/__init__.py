@@ -66,4 +66,8 @@ READERS: tuple[Reader, ...] = (
     Reader(name="shell", files=_named(r"\.(sh|bash|zsh|ksh|slurm|sbatch|pbs)$")),
     Reader(name="python", files=_named(r"\.pyw?$")),
     Reader(name="yaml", files=_named(r"\.ya?ml$"), needs=("vllm", "inferenceservice", "model"), module="yaml_file"),
+    Reader(name="dockerfile", files=_named(r"^(Dockerfile|Containerfile)(\..+)?$|\.(dockerfile|containerfile)$")),
+    Reader(name="makefile", files=_named(r"^(GNU)?Makefile(\..+)?$|\.(mk|mak)$")),
+    Reader(name="systemd", files=_named(r"\.(service|container)$")),
+    Reader(name="plan", files=_named(r"\.json$"), needs=('"plan"',)),
 )

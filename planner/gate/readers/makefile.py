@@ -1,0 +1,90 @@
+"""Makefiles: the recipes of their rules, with the variables that the file itself sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from planner.gate.command import Context
+from planner.gate.launch import Launch
+from planner.gate.readers.shell import script
+from planner.gate.source import Lookup, Source
+
+_MAX_TEXT = 1 << 16
+_MAX_NESTED = 20
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+|override\s+)*([\w.\-]+)\s*(:{0,3}=|\?=|\+=|!=)\s*(.*)", re.DOTALL)
+_REFERENCE = re.compile(r"\$(?:\$|\(([\w.\-]+)\)|\{([\w.\-]+)\}|\([^()]*\)|[@<^?*%+|])")
+
+
+def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    variables, exported = _variables(source.lines)
+    environment = {name: _expanded(variables[name], variables) for name in exported if name in variables}
+    context = Context(source=source, lookup=lookup, line=1, end_line=len(source.lines), environment=environment)
+    launches: list[Launch] = []
+    for first_line, text in _recipes(source.lines):
+        if "vllm" in _expanded(text, variables).lower():
+            launches += script(_expanded(text, variables), context, first_line)
+    return launches
+
+
+def _variables(lines: tuple[str, ...]) -> tuple[dict[str, str], set[str]]:
+    """(what the file sets, what it exports); ?= counts as =, since nothing is known of the environment."""
+    variables: dict[str, str] = {}
+    exported: set[str] = set()
+    for _, text in _logical(lines, recipes=False):
+        plain = _joined(text)
+        named = re.fullmatch(r"\s*export\s+([\w\s]+)", plain)
+        if named:
+            exported |= set(named[1].split())
+        found = _ASSIGNMENT.fullmatch(plain.split(" #")[0])
+        if found is None:
+            continue
+        name, operator, value = found.groups()
+        if plain.lstrip().startswith("export"):
+            exported.add(name)
+        if operator == "!=":
+            variables.pop(name, None)
+        elif operator == "+=" and name in variables:
+            variables[name] = f"{variables[name]} {value}"[:_MAX_TEXT]
+        elif operator != "?=" or name not in variables:
+            variables[name] = value.rstrip()[:_MAX_TEXT]
+    return variables, exported
+
+
+def _recipes(lines: tuple[str, ...]) -> Iterable[tuple[int, str]]:
+    """(first line, text without the tab and @ - +) of each line of a recipe, continued ones together."""
+    for first_line, text in _logical(lines, recipes=True):
+        text = re.sub(r"(?m)^\t", " ", text)
+        yield first_line, re.sub(r"^(\s*)[@+\-]+", r"\1", text)
+
+
+def _logical(lines: tuple[str, ...], *, recipes: bool) -> Iterable[tuple[int, str]]:
+    """Lines that belong together by \\ at their ends, those of recipes or the others."""
+    index = 0
+    while index < len(lines):
+        first = index
+        while lines[index].endswith("\\") and index + 1 < len(lines):
+            index += 1
+        index += 1
+        if lines[first].startswith("\t") == recipes:
+            yield first + 1, "\n".join(lines[first:index])
+
+
+def _joined(text: str) -> str:
+    return re.sub(r"\s*\\\n\s*", " ", text)
+
+
+def _expanded(text: str, variables: dict[str, str], depth: int = 0) -> str:
+    """$(NAME) replaced; what the file does not set becomes a variable of the shell, which does not know it either."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if found[0] == "$$":
+            return "$"
+        if name is None or depth > _MAX_NESTED:
+            return "${make_" + re.sub(r"\W+", "_", found[0][1:]).strip("_") + "}"
+        if name not in variables:
+            return "${" + re.sub(r"\W", "_", name) + "}"
+        return _expanded(variables[name], variables, depth + 1)
+
+    return _REFERENCE.sub(value, text)[:_MAX_TEXT] if depth else _REFERENCE.sub(value, text)
