@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError, Reason
@@ -17,6 +18,7 @@ from planner.gate.redact import redacted
 from planner.hardware.catalogue import find_gpu
 from planner.memory.budget import Estimate
 from planner.request import Inputs, prepare
+from planner.text import printable
 
 Fix = Callable[[Launch, Inputs, Estimate, Rules], "str | None"]
 
@@ -83,6 +85,7 @@ def _judged(launch: Launch, rules: Rules, fix: Fix) -> Outcome:
     except InputError as error:
         return _unknown(launch, "gpu_unknown", str(error))
     try:
+        _check_place(request.get("model", ""))
         inputs = prepare(request)
         estimate = inputs.estimate()
         doubt = _doubt(launch, estimate)
@@ -100,6 +103,14 @@ def _judged(launch: Launch, rules: Rules, fix: Fix) -> Outcome:
         )
     except InputError as error:
         return replace(_unknown(launch, "not_known", str(error)), gpu=card.name)
+
+
+def _check_place(model: str) -> None:
+    """InputError for a path or a URI of which only the cluster knows what lies there."""
+    if "://" in model or (model.startswith("/") and not Path(model).exists()):
+        raise InputError(
+            f"which model lies at {printable(model)} is not known here; name it under defaults.models in vllm-fit.yaml"
+        )
 
 
 def _unknown(launch: Launch, code: str, message: str) -> Outcome:
