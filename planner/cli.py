@@ -390,17 +390,21 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
 @click.option("--unknown", type=click.Choice(["fail", "warn"]), help="What a launch that cannot be judged does.")
 @click.option("--offline", is_flag=True, help="Models of the catalogue and of the local Hub cache only.")
 @click.option("--timeout", type=float, default=60, show_default=True, help="Seconds for all look-ups on the Hub.")
+@click.option("--changed-since", metavar="REV", help="Only launches that changed since this revision, and how.")
+@click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of vllm-fit.yaml, for editors, and end.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "github", "markdown"]), default="text"
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to a file.")
-def gate(paths: tuple[Path, ...], form: str, output: Path | None, **options: Any) -> int:
+def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema: bool, **options: Any) -> int:
     """Read deployment files, find every vLLM launch in them, and fail where one would not start or breaks the policy.
 
     PATHS are files or folders; this folder by default. Exit code 0: all pass, 1: a launch fails, 2: wrong input.
     """
-    from planner.gate.cli import run_gate
+    from planner.gate.cli import print_schema, run_gate
 
+    if policy_schema:
+        return print_schema(output)
     return run_gate(paths, form, output, options)
 
 

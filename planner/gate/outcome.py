@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,9 +29,11 @@ class Outcome:
     """Whether it makes the gate fail; an unknown one does unless the rules say otherwise."""
     kv_tokens: int | None = None
     """Tokens of KV cache of a launch that starts."""
+    change: Mapping[str, Any] | None = None
+    """With --changed-since: verdict and kv_tokens, before and now."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        answer = {
             "file": self.launch.file,
             "line": self.launch.line,
             "end_line": self.launch.end_line,
@@ -41,6 +43,7 @@ class Outcome:
             "reasons": [reason.to_dict() for reason in self.reasons],
             "fix": self.fix,
         }
+        return answer | ({"change": dict(self.change)} if self.change is not None else {})
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -100,6 +100,8 @@ class Policy:
 
     folder: Path
     """Paths in it are from here."""
+    path: Path | None = None
+    """The file, if there is one."""
     base: Rules = field(default_factory=Rules)
     overrides: tuple[Override, ...] = ()
     ignores: tuple[Ignore, ...] = ()
@@ -133,13 +135,14 @@ def load(path: Path) -> Policy:
     source = read(path)
     documents = yaml_nodes.documents(source.text, source.file)
     if not documents:
-        return Policy(folder=path.parent)
+        return Policy(folder=path.parent, path=path)
     if len(documents) > 1:
         raise InputError(f"{source.file}:{documents[1].line}: a policy is one document")
     values = yaml_nodes.plain(documents[0])
     _validate(values, documents[0], source.file)
     return Policy(
         folder=path.parent,
+        path=path,
         base=replace(Rules(), **_changes(values)),
         overrides=tuple(
             Override(paths=tuple(entry["paths"]), changes=_changes(entry)) for entry in values.get("overrides", ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class Options:
     offline: bool = False
     timeout: float = 60.0
     """Seconds for all look-ups on the Hub together."""
+    changed_since: str | None = None
+    """A revision: only launches that are not as they were there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +47,50 @@ class Found:
     rules: Rules
 
 
+Collected = Found | Outcome
+"""A launch to be judged, or the outcome of a file that cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """Other files in the place of those given: the same at an earlier revision."""
+
+    paths: tuple[Path, ...]
+    here: Path
+    """Where the working folder is in it."""
+    as_given: Callable[[Path], Path]
+    """A file of the tree -> how the user would name it."""
+
+
 def gate(paths: Sequence[Path], options: Options) -> list[Outcome]:
     """Every launch below these paths, judged, in the order of files and lines. InputError for a path not there."""
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-    policy = _policy(paths, options)
-    found: list[Found | Outcome] = []
-    for path, root in walk(paths, lambda path: reader_of(path) is not None):
-        found += _read(path, root, _rules(policy, path, options))
-    judged = iter(judged_in_time([one for one in found if isinstance(one, Found)], _judge, options.timeout))
-    return [one if isinstance(one, Outcome) else next(judged) for one in found]
+    if options.changed_since is not None:
+        from planner.gate.changed import changed_since
+
+        return changed_since(paths, options, options.changed_since)
+    return judged(collect(paths, options, policy_of(paths, options)), options)
+
+
+def collect(paths: Sequence[Path], options: Options, policy: Policy, tree: Tree | None = None) -> list[Collected]:
+    """Every launch below these paths (which are the tree's, where one is given), with its rules."""
+    found: list[Collected] = []
+    for path, root in walk(paths, lambda path: reader_of(path) is not None, tree.here if tree else None):
+        given = tree.as_given(path) if tree else path
+        found += _read(path, root, given, _rules(policy, given, options))
+    return found
+
+
+def judged(found: Sequence[Collected], options: Options, *, fixes: bool = True) -> list[Outcome]:
+    """Their outcomes, in order."""
+    judge_one = _judge if fixes else _judge_only
+    outcomes = iter(judged_in_time([one for one in found if isinstance(one, Found)], judge_one, options.timeout))
+    return [one if isinstance(one, Outcome) else next(outcomes) for one in found]
+
+
+def _judge_only(found: Found) -> Outcome:
+    return judge(found.launch, found.rules, lambda *_: None)
 
 
 def _judge(found: Found) -> Outcome:
@@ -68,7 +104,7 @@ def _judge(found: Found) -> Outcome:
     return judge(found.launch, found.rules, fix)
 
 
-def _policy(paths: Sequence[Path], options: Options) -> Policy:
+def policy_of(paths: Sequence[Path], options: Options) -> Policy:
     if options.policy is not None:
         return policies.load(options.policy)
     first = paths[0]
@@ -85,17 +121,17 @@ def _rules(policy: Policy, path: Path, options: Options) -> Rules:
     return replace(policy.rules_for(path), **given)
 
 
-def _read(path: Path, root: Path, rules: Rules) -> Iterable[Found | Outcome]:
+def _read(path: Path, root: Path, given: Path, rules: Rules) -> Iterable[Collected]:
     reader: Reader | None = reader_of(path)
     if reader is None or path.name in policies.NAMES:
         return []
-    file = _name(path)
+    file = _name(given)
     try:
         launches = list(reader.read(read(path, file), Lookup(root=root)))
     except InputError as error:
         # A file of this kind that has nothing to do with vLLM is none of the gate's business.
         return [unreadable(file, str(error), rules)] if mentions(path, reader.needs) else []
-    return [Found(path=path, launch=launch, rules=rules) for launch in launches]
+    return [Found(path=given, launch=launch, rules=rules) for launch in launches]
 
 
 def _name(path: Path) -> str:

@@ -66,18 +66,20 @@ _PIECE = 1 << 20
 _LOOKED_THROUGH = 256 << 20
 
 
-def walk(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> Iterator[tuple[Path, Path]]:
+def walk(
+    paths: Sequence[Path], wanted: Callable[[Path], bool], here: Path | None = None
+) -> Iterator[tuple[Path, Path]]:
     """(file, folder that what it names may lie in): the files of these folders that are `wanted`, and every file named
     itself, in order; each once.
 
     Hidden folders are walked, those of version control and of caches are not; links that lead out of the folder given
-    are not followed. InputError for a path that is not there.
+    are not followed. here: the working folder. InputError for a path that is not there.
     """
     seen: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise InputError(f"{printable(path)}: no such file or folder")
-        root = path if path.is_dir() else _root_of(path)
+        root = path if path.is_dir() else _root_of(path, here or Path.cwd())
         for found in _below(path, wanted) if path.is_dir() else (path,):
             real = found.resolve()
             if real not in seen:
@@ -85,9 +87,8 @@ def walk(paths: Sequence[Path], wanted: Callable[[Path], bool]) -> Iterator[tupl
                 yield found, root
 
 
-def _root_of(path: Path) -> Path:
+def _root_of(path: Path, here: Path) -> Path:
     """A file named itself may name others below the working folder, where it lies in that."""
-    here = Path.cwd()
     return here if path.resolve().is_relative_to(here) else path.parent
 
 
