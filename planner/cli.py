@@ -326,33 +326,70 @@ def commands(plan: Path, form: str, output: Path | None) -> int:
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
 @_request_options
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to launch; this machine's GPU if it has one.")
-@click.option("--concurrency", type=int, default=4, show_default=True, help="Requests in flight under load.")
-@click.option("--timeout", type=float, default=900, show_default=True, help="Seconds for start and load together.")
+@click.option("--serve", is_flag=True, help="With `vllm serve` and `vllm bench serve`, instead of in process.")
+@click.option("--attach", metavar="URL", help="Launch nothing: read a vLLM server that runs.")
+@click.option("--log", type=click.Path(path_type=Path), help="With --attach: the server's log.")
+@click.option("--load", is_flag=True, help="With --attach: also put the load on it, if it is on this machine.")
+@click.option("--concurrency", help="Requests in flight under load, several to try: 1,4,16. Default: the plan's, or 4.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Times each load is run.")
+@click.option("--soak", type=click.FloatRange(0.01, 1440), metavar="MINUTES", help="Then twice the load for so long.")
+@click.option("--timeout", type=float, default=900, show_default=True, help="Seconds for start and load of each.")
+@click.option("--anyway", is_flag=True, help="Launch also what is predicted not to start.")
+@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU engines at once.")
+@click.option("--ray", metavar="ADDRESS", help='Over a Ray cluster: its address, "auto", or "local".')
+@click.option("--best", default="output-tokens-per-s", show_default=True, help="What makes the winner of several.")
+@click.option("--again", is_flag=True, help="Of several plans, launch also those with a result in the history.")
+@click.option("--store", type=click.Path(dir_okay=False, path_type=Path), help="The history's file.")
+@click.option("--dry-run", is_flag=True, help="Print what would be started.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-def validate(words: tuple[str, ...], device: str | None, timeout: float, form: str, **options: Any) -> int:
-    """Launch a real vLLM engine with these flags (or a PLAN.json) and show what it measured beside the prediction."""
-    from planner.commands import run_validation
+def validate(words: tuple[str, ...], **options: Any) -> int:
+    """Launch real vLLM engines and show what they measured beside the prediction.
 
-    request = _plan_request(words) or _request(words, {**options, "concurrency": None})
-    load = {key: options[key] for key in ("concurrency", "input_len", "output_len")}
-    return run_validation(request, device, load, timeout, form)
+    For a model and flags, or for plan files: those of `fit -o`, of `recommend --format json`, or lists of them.
+    Several are launched one after another, side by side where there are GPUs, and end with a winner.
+    """
+    from planner.validate.commands import run_validate
+
+    own = {name: options.pop(name) for name in _VALIDATE}
+    lengths = {name: options[name] for name in ("input_len", "output_len")}
+    given = {**own, **lengths}
+    return run_validate(words, lambda: _request(words, options), lambda: _overrides_of(words, options), given)
 
 
-def _plan_request(words: Sequence[str]) -> dict[str, Any] | None:
-    """The request inside a plan file, when that is what was given."""
-    from planner import strict_json
+_VALIDATE = (
+    "device serve attach log load concurrency rounds soak timeout anyway parallel ray best again store dry_run form"
+).split()
 
-    if not words or not words[0].endswith(".json") or not Path(words[0]).is_file():
-        return None
-    plan = strict_json.read_object(Path(words[0]))
-    if "plan" not in plan:
-        return None
-    if len(words) > 1:
-        raise InputError(f"unexpected {words[1]!r}: a plan brings its own flags")
-    request = plan.get("request")
-    if not isinstance(request, dict):
-        raise InputError(f"{words[0]}: not a plan of vllm-fit: it has no request")
-    return request
+
+@cli.command()
+@click.argument("run", type=int, required=False)
+@click.option("--model", help="Only runs of models whose name has this in it.")
+@click.option("--status", help="Only these: measured, failed, timeout, interrupted, not_started, running.")
+@click.option("--last", type=click.IntRange(1), help="Only the newest so many.")
+@click.option("--store", type=click.Path(dir_okay=False, path_type=Path), help="The history's file.")
+@click.option(
+    "--export",
+    nargs=2,
+    type=(click.Choice(["launches", "serving"]), click.Path(dir_okay=False, path_type=Path)),
+    metavar="launches|serving FILE",
+    help="Write what was measured as rows for `fit-constants --also FILE`.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text")
+def history(
+    run: int | None,
+    model: str | None,
+    status: str | None,
+    last: int | None,
+    store: Path | None,
+    export: tuple[str, Path] | None,
+    form: str,
+) -> int:
+    """The validations of this machine: all, or one RUN in full."""
+    from planner.validate.commands import run_history
+    from planner.validate.store import Store
+
+    filters = {"model": model, "status": status, "last": last}
+    return run_history(Store(store, create=False), run, filters, form, export)
 
 
 @cli.command("explain-log", context_settings=_FLAGS, epilog=_MORE)

@@ -7,75 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
-from planner.engine.launch import Device, LaunchError, platform_supports_engine
-from planner.engine.measure import Load
 from planner.errors import InputError
 from planner.files import write_text
-from planner.planning.validation import Validation, for_device, validate
-from planner.request import Inputs, Workload, prepare
+from planner.request import Inputs, Workload
 from planner.text import printable
-from planner.text_report import validation_text
-
-
-def run_validation(
-    request: dict[str, Any], device: str | None, load: dict[str, int | None], timeout_s: float, form: str
-) -> int:
-    """`vllm-fit validate`: 0 when every exact prediction was met, 1 when not or when the engine failed."""
-    chosen = cast(Device, device) if device is not None else _device()
-    support = platform_supports_engine(chosen)
-    if not support:
-        click.echo(f"vllm-fit: no engine to launch here: {support.reason}. The plan alone:", err=True)
-        return _plan_alone(request, form)
-    request = {**request, "gpu": "cpu"} if chosen == "cpu" else {**request, "gpu": request.get("gpu") or _this_gpu()}
-    inputs = for_device(prepare(request), chosen)
-    loads = (
-        Load(
-            concurrency=load["concurrency"] or 4,
-            input_len=load["input_len"] or 64,
-            output_len=load["output_len"] or 32,
-        ),
-    )
-    try:
-        with _progress() as show:
-            result = validate(inputs, chosen, loads, timeout_s=timeout_s, on_progress=show)
-    except LaunchError as error:
-        click.echo(f"vllm-fit: the engine did not start: {error}", err=True)
-        if error.log_path is not None:
-            click.echo(f"vllm-fit: its log is {error.log_path}", err=True)
-        return 1
-    click.echo(json.dumps(result.to_dict(), indent=2) if form == "json" else validation_text(result))
-    return _code(result)
-
-
-def _code(result: Validation) -> int:
-    return 0 if result.agrees else 1
-
-
-def _plan_alone(request: dict[str, Any], form: str) -> int:
-    from planner.text_report import estimate_text
-
-    request = {"gpu": "cpu", **request}
-    inputs = prepare(request)
-    estimate = (for_device(inputs, "cpu") if inputs.gpu.kind == "cpu" else inputs).estimate()
-    click.echo(json.dumps(estimate.to_dict(), indent=2) if form == "json" else estimate_text(estimate))
-    return 0 if estimate.fits else 1
-
-
-def _device() -> Device:
-    return "cuda" if platform_supports_engine("cuda") else "cpu"
-
-
-def _this_gpu() -> str:
-    from planner.hardware.detect import this_machine
-
-    found = this_machine()
-    if not found:
-        raise InputError("no GPU is seen on this machine; pass --gpu with its name, or --device cpu")
-    return found[0]
 
 
 def print_curve(inputs: Inputs, sessions: int | None, form: str) -> int:
@@ -160,7 +99,7 @@ def run_fit_serving(write: bool) -> int:
         page = CONSTANTS.parents[3] / "docs" / "accuracy-serving.md"
         if not page.parent.is_dir():
             raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
-        with _progress() as show:
+        with progress() as show:
             serving.write_constants(serving.fit_file(found, show))
         write_text(page, serving.accuracy_page(found, left_out))
         click.echo(f"wrote {CONSTANTS} and {page}")
@@ -193,7 +132,7 @@ def print_speed_curve(inputs: Inputs, form: str) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def progress() -> Iterator[Any]:
     """A spinner with the present step on a terminal; plain lines elsewhere."""
     from rich.console import Console
 

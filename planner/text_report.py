@@ -8,9 +8,7 @@ from planner.text import printable
 from planner.units import GIB
 
 if TYPE_CHECKING:
-    from planner.engine.measure import Summary
     from planner.memory.budget import Estimate
-    from planner.planning.validation import Comparison, Validation
     from planner.request import Inputs
 
 
@@ -56,48 +54,6 @@ def throughput_text(inputs: Inputs, estimate: Estimate) -> str:
         total = found.cost_per_million(point.total_tokens_per_s)
         lines.append(f"  cost per million output tokens {cost:.2f}, per million with prompts {total:.2f}")
     return "\n".join(lines)
-
-
-def validation_text(result: Validation) -> str:
-    """Predicted next to measured with the difference, then what the load measured."""
-    engine, measured = result.measurement.engine, result.measurement
-    lines = [
-        f"{printable(result.inputs.model.name)}: a real vLLM {engine.get('vllm_version')} engine on "
-        f"{engine.get('device')}, started in {measured.startup_s:.0f} s ({engine.get('load_format')} weights)",
-        "",
-        f"  {'':28}{'predicted':>18}{'measured':>18}   difference",
-    ]
-    lines += [_comparison(row) for row in result.comparisons]
-    for load in measured.loads:
-        lines += [
-            "",
-            f"Load: {load.load.concurrency} at once, {load.load.input_len} tokens in, {load.load.output_len} out",
-        ]
-        lines.append(f"  output {load.output_tokens_per_s:.1f} tokens/s (total {load.total_tokens_per_s:.1f})")
-        lines.append(f"  TTFT {_latency(load.ttft_ms)}")
-        lines.append(f"  ITL  {_latency(load.itl_ms)}")
-    verdict = "every exact prediction was met" if result.agrees else "an exact prediction was missed: please report it"
-    return "\n".join([*lines, "", verdict])
-
-
-def _comparison(row: Comparison) -> str:
-    whole = float(row.predicted).is_integer() and float(row.measured).is_integer()
-    form = ",.0f" if whole else ",.2f"
-    if row.difference == 0:
-        difference = "equal"
-    elif row.predicted:
-        difference = f"{row.difference:+{form}} ({100 * row.difference / row.predicted:+.2f} %)"
-    else:
-        difference = f"{row.difference:+{form}}"
-    predicted, measured = f"{row.predicted:{form}}", f"{row.measured:{form}}"
-    unit = row.unit if row.difference else ""
-    return f"  {row.name:28}{predicted:>18}{measured:>18}   {difference} {unit}".rstrip()
-
-
-def _latency(summary: Summary | None) -> str:
-    if summary is None:
-        return "not measured"
-    return f"mean {summary.mean:.1f} ms, p50 {summary.p50:.1f}, p90 {summary.p90:.1f}"
 
 
 def _headline(estimate: Estimate) -> str:

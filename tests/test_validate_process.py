@@ -54,7 +54,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str],
     def use(script: str) -> None:
         child = tmp_path / "child.py"
         child.write_text(textwrap.dedent(script), encoding="utf-8")
-        monkeypatch.setattr(launch_module, "_CHILD", child)
+        monkeypatch.setattr("planner.engine.in_process.CHILD", child)
 
     return use
 
@@ -88,7 +88,7 @@ def test_crash_ends_every_process_and_keeps_the_log(stand_in):
     stand_in(STUBBORN_CHILD + "print('last words', flush=True); os.kill(os.getpid(), signal.SIGSEGV)")
     error = failure()
     assert str(error) == "the engine's process ended by itself (signal 11); the last step was: up"
-    assert "last words" in error.log_tail
+    assert "last words" in error.log
     assert error.log_path is not None
     assert "last words" in error.log_path.read_text()
     assert not marked()
@@ -116,7 +116,7 @@ def test_second_interrupt_does_not_stop_the_cleaning_up(tmp_path):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from pathlib import Path
         from planner.engine import launch as module
-        module._CHILD = Path({str(child)!r})
+        module.in_process.CHILD = Path({str(child)!r})
         module.platform_supports_engine = lambda *_: module.EngineSupport(version="0")
         spec = module.LaunchSpec(config={{}}, engine_args={{}}, environment={{{MARK!r}: "yes"}})
         module.launch(spec, on_progress=lambda text: print(text, flush=True))
@@ -168,7 +168,7 @@ def test_child_sees_only_this_machine(stand_in, monkeypatch):
         for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "VLLM_HOST_IP", "VLLM_CPU_KVCACHE_SPACE"):
             print(name, os.environ.get(name), flush=True)
     """)
-    tail = failure().log_tail.splitlines()
+    tail = failure().log.splitlines()
     assert tail == [
         "HF_HUB_OFFLINE 1",
         "VLLM_NO_USAGE_STATS 1",

@@ -9,13 +9,12 @@ import pytest
 
 from planner import cli
 from planner.engine.launch import platform_supports_engine
-from planner.engine.measure import KvCache, Load, Measurement, RankWeights
-from planner.errors import InputError
+from planner.engine.measure import Load
 from planner.memory.budget import Estimate
-from planner.planning.validation import CPU_KV_CACHE_BYTES, compare, for_device, validate
 from planner.request import prepare
-
-SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+from planner.validate.compare import compare
+from planner.validate.trial import CPU_KV_CACHE_BYTES, for_device
+from tests.validate_case import SMALL, measured
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -27,28 +26,6 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 def predicted() -> Estimate:
     return for_device(prepare({"model": SMALL, "gpu": "cpu"}), "cpu").estimate()
-
-
-def measured(estimate: Estimate, extra_weights: int = 0, tokens: int | None = None) -> Measurement:
-    kv = estimate.kv_cache
-    assert kv is not None
-    weights = estimate.stages[0].parameter_bytes + extra_weights
-    return Measurement(
-        startup_s=1,
-        weights=(RankWeights(rank=0, loaded=weights, loaded_buffers=0, resident=0, model_loading=None),),
-        kv_cache=KvCache(
-            block_size=kv.block_size,
-            num_blocks=kv.num_blocks,
-            tokens=kv.tokens if tokens is None else tokens,
-            max_concurrency=round(kv.max_concurrency, 2),
-            available_kv_bytes=CPU_KV_CACHE_BYTES,
-            groups=(),
-        ),
-        peak_activation_bytes=None,
-        cuda_graph_bytes=None,
-        loads=(),
-        engine={},
-    )
 
 
 def test_a_cpu_engine_gets_a_kv_cache_of_its_own_and_exact_figures():
@@ -69,10 +46,11 @@ def test_equal_figures_agree_and_a_missing_byte_does_not():
     assert rows["weights, rank 0"].exact
 
 
-def test_what_would_not_start_is_not_launched():
-    inputs = for_device(prepare({"model": "Qwen/Qwen3-8B", "gpu": "cpu", "kv_cache_memory_bytes": 1 << 20}), "cpu")
-    with pytest.raises(InputError, match="not launched, it would not start"):
-        validate(inputs, "cpu", ())
+def test_what_would_not_start_is_not_launched(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    words = ("validate", "Qwen/Qwen3-8B", "--device", "cpu", "--kv-cache-memory-bytes", str(1 << 20))
+    code, _, err = run(capsys, *words, "--store", str(tmp_path / "history.sqlite"))
+    assert code == 2
+    assert "not launched, it would not start" in err
 
 
 def test_a_file_that_is_no_plan_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
+
+from planner.engine.soak import SoakResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +22,12 @@ class Load:
     """Requests a round; twice the concurrency when not given."""
     rounds: int = 3
 
+    @property
+    def requests_a_round(self) -> int:
+        return self.requests or 2 * self.concurrency
+
     def to_dict(self) -> dict[str, int]:
-        return {**asdict(self), "requests": self.requests or 2 * self.concurrency}
+        return {**asdict(self), "requests": self.requests_a_round}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,8 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
-    """One load: throughput is the median round's; latencies are over the requests of all rounds.
+    """One load: throughput is the median round's; latencies are over the requests of all rounds, or, where
+    `vllm bench serve` has summed them up, the median round's.
 
     As `vllm bench serve` defines them: TTFT from handing a request in to its first token, TPOT a request's time per
     token after the first, ITL the gaps between tokens one by one.
@@ -74,6 +81,42 @@ class LoadResult:
     itl_ms: Summary | None
     e2e_ms: Summary
     preemptions: int
+    failed: int = 0
+    """Requests without an answer."""
+    kv_cache_usage: float | None = None
+    """The most of the KV cache that was seen in use, as a share; only a server tells."""
+
+    @classmethod
+    def of_bench(cls, load: Load, rounds: Sequence[Mapping[str, Any]]) -> LoadResult:
+        """From the JSON of `vllm bench serve`, a round each, and the server's metrics beside it."""
+        results = [round_["result"] for round_ in rounds]
+
+        def middle(name: str) -> float:
+            return median(float(result[name]) for result in results)
+
+        def summary(name: str) -> Summary:
+            return Summary(
+                mean=middle(f"mean_{name}_ms"),
+                p50=middle(f"p50_{name}_ms"),
+                p90=middle(f"p90_{name}_ms"),
+                p99=middle(f"p99_{name}_ms"),
+            )
+
+        several = load.output_len > 1
+        return cls(
+            load=load,
+            output_tokens_per_s=middle("output_throughput"),
+            total_tokens_per_s=middle("total_token_throughput"),
+            requests_per_s=middle("request_throughput"),
+            rounds=tuple(float(result["output_throughput"]) for result in results),
+            ttft_ms=summary("ttft"),
+            tpot_ms=summary("tpot") if several else None,
+            itl_ms=summary("itl") if several else None,
+            e2e_ms=summary("e2el"),
+            preemptions=sum(round_["preemptions"] for round_ in rounds),
+            failed=sum(int(result["num_prompts"]) - int(result["completed"]) for result in results),
+            kv_cache_usage=max(float(round_["kv_cache_usage"]) for round_ in rounds),
+        )
 
     @classmethod
     def of(cls, load: Load, rounds: Sequence[Mapping[str, Any]]) -> LoadResult:
@@ -142,7 +185,7 @@ class KvCache:
     """As the engine prints it; a number that this version of vLLM does not tell is None."""
 
     block_size: int
-    num_blocks: int
+    num_blocks: int | None
     tokens: int | None
     max_concurrency: float | None
     available_kv_bytes: int | None
@@ -151,11 +194,42 @@ class KvCache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What the launch took of the machine, from outside. Bytes; of each visible GPU, where there are any."""
+
+    devices_before: tuple[int, ...] | None
+    devices_started: tuple[int, ...] | None
+    devices_under_load: tuple[int, ...] | None
+    """The most that was seen."""
+    rss_started: int
+    """Resident memory of the engine's processes."""
+    rss_under_load: int
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> Memory:
+        before, started = event["before"], event["started"]
+        loaded = event.get("under_load", started)
+
+        def devices(sample: Mapping[str, Any]) -> tuple[int, ...] | None:
+            return tuple(sample["devices"]) if sample["devices"] is not None else None
+
+        return cls(
+            devices_before=devices(before),
+            devices_started=devices(started),
+            devices_under_load=devices(loaded),
+            rss_started=started["rss"],
+            rss_under_load=loaded["rss"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One launch of a real engine."""
 
-    startup_s: float
+    startup_s: float | None
+    """None for a server that ran already."""
     weights: tuple[RankWeights, ...]
+    """Empty where a server does not tell."""
     kv_cache: KvCache
     peak_activation_bytes: int | None
     """As the engine profiled it (the largest rank). GPUs only, as is the next."""
@@ -163,6 +237,10 @@ class Measurement:
     loads: tuple[LoadResult, ...]
     engine: Mapping[str, object]
     """Versions, device, attention backend, and every setting as vLLM resolved it."""
+    printed: Mapping[str, float] = field(default_factory=dict)
+    """The figures of the engine's own log (planner/logs/reader.py), by name."""
+    memory: Memory | None = None
+    soak: SoakResult | None = None
 
     @property
     def weights_bytes(self) -> tuple[int, ...]:
@@ -173,31 +251,41 @@ class Measurement:
         return {"weights_bytes": list(self.weights_bytes), **asdict(self)}
 
     @classmethod
-    def of(cls, events: Sequence[Mapping[str, Any]], loads: Sequence[Load]) -> Measurement:
-        """From what the child reported (planner/engine/child/main.py)."""
+    def of(
+        cls, events: Sequence[Mapping[str, Any]], loads: Sequence[Load], printed: Mapping[str, float] | None = None
+    ) -> Measurement:
+        """From what a launch gathered (planner/engine/in_process.py, serve.py), be it to its end or not."""
         started = next(event for event in events if event["event"] == "engine")
         ranks = next(event["ranks"] for event in events if event["event"] == "ranks")
-        rounds = [event for event in events if event["event"] == "round"]
+        memory = next((event for event in events if event["event"] == "memory"), None)
+        soak = next((event for event in events if event["event"] == "soak"), None)
+        backends = ", ".join(sorted({backend for rank in ranks for backend in rank["attention_backends"]}))
         return cls(
             startup_s=started["startup_s"],
             weights=tuple(_rank_weights(rank) for rank in ranks),
             kv_cache=KvCache(
                 **started["kv_cache"],
                 available_kv_bytes=min(_known(ranks, "available_kv_bytes"), default=None),
-                groups=tuple(KvCacheGroup(**group) for group in ranks[0]["kv_cache_groups"]),
+                groups=tuple(KvCacheGroup(**group) for group in ranks[0]["kv_cache_groups"]) if ranks else (),
             ),
             peak_activation_bytes=max(_known(ranks, "peak_activation_bytes"), default=None),
             cuda_graph_bytes=max(_known(ranks, "cuda_graph_bytes"), default=None),
-            loads=tuple(
-                LoadResult.of(load, of_load)
-                for number, load in enumerate(loads, 1)
-                if (of_load := [round_ for round_ in rounds if round_["number"] == number])
-            ),
-            engine={
-                **started["engine"],
-                "attention_backend": ", ".join(sorted({b for rank in ranks for b in rank["attention_backends"]})),
-            },
+            loads=tuple(_load_results(events, loads)),
+            engine={**started["engine"], **({"attention_backend": backends} if ranks else {})},
+            printed=printed or {},
+            memory=Memory.of(memory) if memory else None,
+            soak=SoakResult.of(soak) if soak else None,
         )
+
+
+_RESULTS = {"round": LoadResult.of, "bench": LoadResult.of_bench}
+
+
+def _load_results(events: Sequence[Mapping[str, Any]], loads: Sequence[Load]) -> Iterator[LoadResult]:
+    for number, load in enumerate(loads, 1):
+        rounds = [event for event in events if event["event"] in _RESULTS and event["number"] == number]
+        if rounds:
+            yield _RESULTS[rounds[0]["event"]](load, rounds)
 
 
 def _rank_weights(rank: Mapping[str, Any]) -> RankWeights:

@@ -45,7 +45,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             self.end()
 
     def exit_code(self) -> int | None:
@@ -80,7 +80,7 @@ def session_members(session_id: int) -> Iterator[psutil.Process]:
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def deaf_to_interrupts() -> Iterator[None]:
     """A second Ctrl-C must not stop the cleaning up after the first."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -29,8 +29,9 @@ def main() -> None:
         report("progress", text="importing vLLM")
         engine = start(spec)
         startup_s = time.perf_counter() - started
-        report("engine", startup_s=startup_s, **describe(engine))
-        report("ranks", ranks=engine.collective_rpc("vllm_fit_report"))
+        ranks = engine.collective_rpc("vllm_fit_report")
+        report("engine", startup_s=startup_s, engine=ranks[0]["engine"], **describe(engine))
+        report("ranks", ranks=ranks)
         if spec["loads"] and engine.vllm_config.parallel_config.pipeline_parallel_size > 1:
             engine.collective_rpc("vllm_fit_allocate_pipeline_buffers")
         for number, load in enumerate(spec["loads"], 1):
@@ -72,38 +73,9 @@ def start(spec: dict[str, Any]) -> Any:
 
 
 def describe(engine: Any) -> dict[str, Any]:
-    """What the engine resolved and what it says of its KV cache."""
-    import torch
-    import vllm
-    from vllm.platforms import current_platform
-
-    config = engine.vllm_config
-    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
-    parallel = config.parallel_config
+    """What the engine says of its KV cache."""
+    cache = engine.vllm_config.cache_config
     return {
-        "engine": {
-            "vllm_version": vllm.__version__,
-            "torch_version": torch.__version__,
-            "device": current_platform.device_type,
-            "device_name": current_platform.get_device_name(),
-            "architecture": model.architecture,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "quantization": model.quantization,
-            "load_format": str(config.load_config.load_format),
-            "kv_cache_dtype": str(cache.cache_dtype),
-            "block_size": cache.block_size,
-            "gpu_memory_utilization": cache.gpu_memory_utilization,
-            "kv_cache_memory_bytes": getattr(cache, "kv_cache_memory_bytes", None),
-            "enable_prefix_caching": cache.enable_prefix_caching,
-            "max_model_len": model.max_model_len,
-            "max_num_seqs": scheduler.max_num_seqs,
-            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
-            "enable_chunked_prefill": getattr(scheduler, "enable_chunked_prefill", None),
-            "async_scheduling": getattr(scheduler, "async_scheduling", None),
-            "enforce_eager": model.enforce_eager,
-            "tensor_parallel_size": parallel.tensor_parallel_size,
-            "pipeline_parallel_size": parallel.pipeline_parallel_size,
-        },
         "kv_cache": {
             "block_size": cache.block_size,
             "num_blocks": cache.num_gpu_blocks,

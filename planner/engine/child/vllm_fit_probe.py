@@ -6,6 +6,7 @@ vLLM imports this module in the worker before it loads the model, which is when 
 from __future__ import annotations
 
 import functools
+import json
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -66,8 +67,9 @@ class Probe:
         drafter = getattr(getattr(self.model_runner, "drafter", None), "model", None)
         layers = self.vllm_config.compilation_config.static_forward_context.values()
         backends = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
-        return {
+        report = {
             "rank": self.rank,
+            "engine": describe_engine(self.vllm_config),
             "loaded": loaded or None,
             "resident": [count(m, attributes=True) for m in (model, drafter) if m is not None],
             "model_loading_bytes": getattr(self.model_runner, "model_memory_usage", None),
@@ -78,6 +80,8 @@ class Probe:
             "kv_cache_groups": describe_groups(getattr(self.model_runner, "kv_cache_config", None)),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+        # Plain types only: vLLM's messages refuse a subclass of str, such as torch's version.
+        return dict(json.loads(json.dumps(report, default=str)))
 
     def vllm_fit_allocate_pipeline_buffers(self) -> None:
         """What a pipeline stage receives its input in.
@@ -90,6 +94,39 @@ class Probe:
             runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
                 batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
             )
+
+
+def describe_engine(config: Any) -> dict[str, Any]:
+    """Versions, device, and every setting that matters here as vLLM resolved it."""
+    import torch
+    import vllm
+    from vllm.platforms import current_platform
+
+    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
+    parallel = config.parallel_config
+    return {
+        "vllm_version": vllm.__version__,
+        "torch_version": torch.__version__,
+        "device": current_platform.device_type,
+        "device_name": current_platform.get_device_name(),
+        "architecture": model.architecture,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "load_format": str(config.load_config.load_format),
+        "kv_cache_dtype": str(cache.cache_dtype),
+        "block_size": cache.block_size,
+        "gpu_memory_utilization": cache.gpu_memory_utilization,
+        "kv_cache_memory_bytes": getattr(cache, "kv_cache_memory_bytes", None),
+        "enable_prefix_caching": cache.enable_prefix_caching,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "enable_chunked_prefill": getattr(scheduler, "enable_chunked_prefill", None),
+        "async_scheduling": getattr(scheduler, "async_scheduling", None),
+        "enforce_eager": model.enforce_eager,
+        "tensor_parallel_size": parallel.tensor_parallel_size,
+        "pipeline_parallel_size": parallel.pipeline_parallel_size,
+    }
 
 
 def describe_groups(kv_cache_config: Any) -> list[dict[str, Any]]:

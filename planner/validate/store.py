@@ -1,0 +1,157 @@
+"""The results of validations in one SQLite file of the person's own: written as they come, whatever then happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from planner.errors import InputError
+from planner.text import printable
+from planner.validate.record import FINAL, Record, best_load
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    status TEXT NOT NULL,
+    started TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    model TEXT NOT NULL,
+    device TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS runs_by_key ON runs (key, status);
+"""
+
+
+def default_store() -> Path:
+    """$XDG_DATA_HOME/vllm-fit/history.sqlite."""
+    home = os.environ.get("XDG_DATA_HOME")
+    base = Path(home) if home else Path.home() / ".local" / "share"
+    return base / "vllm-fit" / "history.sqlite"
+
+
+class Store:
+    """A file of results; made when it is not there. InputError where it is no such file or cannot be used.
+
+    Several processes and threads may use it at once: each call is a transaction of its own.
+    """
+
+    def __init__(self, path: Path | None = None, *, create: bool = True) -> None:
+        self.path = default_store() if path is None else path
+        self._empty = not create and not self.path.exists()
+        if self._empty:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{printable(self.path.parent)}: cannot be made ({error.strerror})") from None
+        with self._open() as database:
+            found = database.execute("PRAGMA user_version").fetchone()[0]
+            if found > _SCHEMA_VERSION:
+                raise InputError(f"{printable(self.path)}: made by a newer vllm-fit; update, or pass another --store")
+            if found == 0:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+
+    def add(self, record: Record) -> int:
+        """A new run; its id."""
+        columns = ("key", "status", "started", "owner", "model", "device", "record")
+        values = {**record, "owner": _this_process(), "record": json.dumps(record)}
+        with self._open() as database:
+            marks = ", ".join("?" * len(columns))
+            cursor = database.execute(
+                f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", [values[name] for name in columns]
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def update(self, run: int, record: Record) -> None:
+        with self._open() as database:
+            database.execute(
+                "UPDATE runs SET status = ?, record = ? WHERE id = ?", (record["status"], json.dumps(record), run)
+            )
+
+    def result(self, key: str) -> Record | None:
+        """The last result of this launch that holds."""
+        marks = ", ".join("?" * len(FINAL))
+        found = self._select(f"WHERE key = ? AND status IN ({marks}) ORDER BY id DESC LIMIT 1", (key, *FINAL))
+        return next(iter(found), None)
+
+    def get(self, run: int) -> Record | None:
+        return next(iter(self._select("WHERE id = ?", (run,))), None)
+
+    def runs(self, *, model: str | None = None, status: str | None = None, last: int | None = None) -> list[Record]:
+        """The oldest first. model: a part of its name."""
+        found = self._select("ORDER BY id", ())
+        found = [
+            record
+            for record in found
+            if (model is None or model.lower() in record["model"].lower())
+            and (status is None or record["status"] == status)
+        ]
+        return found[-last:] if last else found
+
+    def _select(self, where: str, values: tuple[object, ...]) -> list[Record]:
+        if self._empty:
+            return []
+        with self._open() as database:
+            rows = database.execute(f"SELECT id, owner, record FROM runs {where}", values).fetchall()
+        return [_as_it_stands({"id": run, **json.loads(text)}, owner) for run, owner, text in rows]
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=30)) as database, database:
+                yield database
+        except sqlite3.Error as error:
+            raise InputError(f"{printable(self.path)}: not usable as a history ({printable(error, 200)})") from None
+
+
+def _this_process() -> str:
+    return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
+
+
+def _as_it_stands(record: Record, owner: str) -> Record:
+    """A run that its process can no longer end was interrupted."""
+    if record["status"] != "running":
+        return record
+    host, pid, began = json.loads(owner)
+    try:
+        alive = host != socket.gethostname() or abs(psutil.Process(pid).create_time() - began) < 1
+    except psutil.Error:
+        alive = False
+    return record if alive else {**record, "status": "interrupted"}
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as one line of a table."""
+    measurement = record["measurement"] or {}
+    cache, load = measurement.get("kv_cache") or {}, best_load(record)
+    return {
+        "id": record.get("id"),
+        "started": record["started"],
+        "status": record["status"],
+        "model": record["model"],
+        "label": record["label"],
+        "device": ", ".join(record["hardware"]["gpus"]) if record["device"] == "cuda" else "cpu",
+        "way": record["way"],
+        "vllm_version": record["versions"]["vllm"],
+        "agrees": record["agrees"],
+        "weights_bytes": (measurement.get("weights_bytes") or [None])[0],
+        "kv_cache_tokens": cache.get("tokens"),
+        "startup_s": round(measurement["startup_s"], 1) if measurement else None,
+        "concurrency": load["load"]["concurrency"] if load else None,
+        "output_tokens_per_s": round(load["output_tokens_per_s"], 1) if load else None,
+        "ttft_ms": round(load["ttft_ms"]["mean"], 1) if load else None,
+        "error": (record["error"] or {}).get("message"),
+    }
