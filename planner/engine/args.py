@@ -23,6 +23,7 @@ JsonValue = Any
 
 _REMOVED = {
     "swap_space": {"flags": ["--swap-space"], "kind": "float"},
+    "device": {"flags": ["--device"], "kind": "str"},
     "use_v2_block_manager": {"flags": ["--use-v2-block-manager"], "kind": "bool"},
     "num_scheduler_steps": {"flags": ["--num-scheduler-steps"], "kind": "int"},
     "rope_scaling": {"flags": ["--rope-scaling"], "kind": "json"},

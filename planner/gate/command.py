@@ -247,7 +247,7 @@ def _launch(words: Sequence[Word], context: Context) -> Launch:
     read: Parsed = parsed(words, context.source, context.lookup, version)
     devices = visible_devices(context.environment)
     counts = [count for count in (context.gpus, devices) if count is not None]
-    return Launch(
+    launch = Launch(
         file=context.source.file,
         line=context.line,
         end_line=context.end_line,
@@ -261,3 +261,14 @@ def _launch(words: Sequence[Word], context: Context) -> Launch:
         refusal=read.refusal,
         words=tuple(read.words),
     )
+    on_cpu = read.args.get("device") == "cpu" or (context.image is not None and containers.on_cpu(context.image))
+    return _on_cpu(launch) if on_cpu else launch
+
+
+def _on_cpu(launch: Launch) -> Launch:
+    """The CPU backend gets its KV cache by a variable, in GiB."""
+    args = {name: value for name, value in launch.args.items() if name != "device"}
+    space = launch.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+    if space.isascii() and space.isdigit() and 0 < int(space) < 1 << 20:
+        args.setdefault("kv_cache_memory_bytes", int(space) << 30)
+    return launch.with_(gpu="cpu", gpus=None, args=args)

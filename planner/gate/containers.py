@@ -39,6 +39,11 @@ def serves(image: str) -> bool:
     return bool(_SERVERS.search(name))
 
 
+def on_cpu(image: str) -> bool:
+    """Whether it is a build of vLLM for CPUs."""
+    return "vllm-cpu" in _split(image)[0]
+
+
 _SERVERS = re.compile(r"vllm-openai|vllm-cpu|rhaiis/vllm|(^|/)vllm(-[\w.]+)*$")
 _NOT_SERVERS = re.compile(r"^(docker\.io/)?rocm/|nvcr\.io/nvidia/")
 

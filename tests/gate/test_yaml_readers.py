@@ -31,7 +31,7 @@ def _read(text: str, path: Path = Path("deploy/some.yaml"), root: Path | None = 
         ("$(A)-$(B)", "one-$(B)", "$(B)"),
         ("$$(A)", "$(A)", None),
         ("$(C)", "$(C)", "$(C)"),
-        ("$A ${A}", "$A ${A}", None),
+        ("$A ${A}", "$A ${A}", "${A}"),  # envsubst, perhaps; not Kubernetes
         ("$(date +%s)", "$(date +%s)", None),
     ],
 )

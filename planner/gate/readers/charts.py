@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from planner.errors import InputError
+from planner.gate import yaml_nodes
 from planner.gate.gpus import card_of_label
 from planner.gate.launch import Launch, Word
 from planner.gate.readers.kserve import model_of
@@ -33,10 +35,24 @@ def read(document: AnyNode, place: Place) -> Iterator[Launch]:
 
 def _values(document: AnyNode) -> Iterator[tuple[str, Table]]:
     for node in walk(document):
-        if isinstance(node, Table) and node.tables("servingEngineSpec", "modelSpec"):
+        if isinstance(node, Scalar):
+            yield from _values_in(node)
+        elif isinstance(node, Table) and node.tables("servingEngineSpec", "modelSpec"):
             yield "stack", node
         elif isinstance(node, Table) and "modelArtifacts" in node.entries and {"decode", "prefill"} & set(node.entries):
             yield "model service", node
+
+
+def _values_in(node: Scalar) -> Iterator[tuple[str, Table]]:
+    """Values that are a text in an Application of Argo CD, at their lines of the file."""
+    if node.folded or not re.search(r"^(servingEngineSpec|modelArtifacts):", node.text, re.MULTILINE):
+        return
+    try:
+        inner = yaml_nodes.documents("\n" * (node.first_line - 1) + node.text, "")
+    except InputError:  # text that only looks like it
+        return
+    for document in inner:
+        yield from _values(document)
 
 
 def _words(line: int, *texts: str) -> list[Word]:

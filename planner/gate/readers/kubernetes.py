@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from planner.gate.launch import Launch
-from planner.gate.readers import kserve
+from planner.gate.readers import kserve, scripts
 from planner.gate.readers.pods import Place, launches_of_pod
 from planner.gate.yaml_nodes import AnyNode, Table, walk
 
@@ -46,6 +46,11 @@ def _leader_worker_set(document: Table, place: Place) -> Iterator[Launch]:
             return
 
 
+def _config_map(document: Table, place: Place) -> Iterator[Launch]:
+    """The scripts in it, which containers mount and run."""
+    yield from scripts.read(document.table("data"), place)
+
+
 def _nothing(document: Table, place: Place) -> Iterator[Launch]:  # noqa: ARG001
     return iter(())
 
@@ -72,6 +77,6 @@ KINDS: Mapping[str, Read] = {
     "ClusterServingRuntime": kserve.runtime,
     "LLMInferenceService": kserve.llm_service,
     "LLMInferenceServiceConfig": _nothing,
-    "ConfigMap": _nothing,
+    "ConfigMap": _config_map,
 }
 """What holds the launch of each kind."""

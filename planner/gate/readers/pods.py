@@ -103,8 +103,17 @@ def launches_of_container(container: Container, node: Node, place: Place) -> Ite
             else launch_of_image(container.args, on_card)
         )
         other = _other_accelerator(container.resources)
-        for launch in found:
+        for launch in _distinct(found):
             yield launch.with_(problem=f"it runs on {other}, whose memory is not known here") if other else launch
+
+
+def _distinct(launches: Sequence[Launch]) -> list[Launch]:
+    """Those of two branches of a script that are the same launch count once."""
+    kept: list[Launch] = []
+    for launch in launches:
+        if not any(replace(launch, words=other.words) == other for other in kept):
+            kept.append(launch)
+    return kept
 
 
 def substitute(text: str, environment: Variables) -> tuple[str, str | None]:
@@ -121,7 +130,12 @@ def substitute(text: str, environment: Variables) -> tuple[str, str | None]:
         return value
 
     replaced = re.sub(r"\$(\$)?\(([A-Za-z_][\w.-]*)\)", one, text)
-    return replaced, unknown[0] if unknown else None
+    template = _TEMPLATE.search(replaced)
+    return replaced, unknown[0] if unknown else template[0] if template else None
+
+
+_TEMPLATE = re.compile(r"\$\{\w+\}|\{\{[^{}]+\}\}")
+"""What envsubst or another tool replaces before Kubernetes sees it: Kubernetes itself knows no such variables."""
 
 
 def words_at(table: Table, key: str, replace_in: Replace) -> list[Word]:
