@@ -69,6 +69,11 @@ class Workload:
     price_per_gpu_hour: float | None = None
     """In any currency; costs are in the same."""
 
+    @property
+    def mean_len(self) -> float:
+        """Tokens that a running request holds on average, halfway through its output."""
+        return self.input_len + self.output_len / 2
+
     def to_dict(self) -> dict[str, Any]:
         """Lengths and concurrency, and what else was given."""
         default = Workload()

@@ -37,15 +37,19 @@ def throughput_text(inputs: Inputs, estimate: Estimate) -> str:
         return "Speed: none, the launch does not start or generates nothing"
     point, load = found.point, found.workload
     asked = f"{load['request_rate']:g} requests/s" if "request_rate" in load else f"{point.concurrency:,.0f} at once"
+    ranges = {
+        figure: f"[{low:,.{digits}f} to {high:,.{digits}f}]"
+        for (figure, (low, high)), digits in zip(found.ranges.items(), (0, 1, 0), strict=True)
+    }
     lines = [
-        f"Speed: {asked}, {load['input_len']:,} tokens in, {load['output_len']:,} out ({found.basis}; "
-        + ", ".join(f"{name} ±{share:.0%}" for name, share in found.errors.items())
-        + " half of the time)",
-        f"  output {point.output_tokens_per_s:,.0f} tokens/s, {found.per_user:,.1f} a request, "
+        f"Speed: {asked}, {load['input_len']:,} tokens in, {load['output_len']:,} out ({found.basis}; in brackets "
+        "where four of five measurements are expected)",
+        f"  output {point.output_tokens_per_s:,.0f} tokens/s {ranges['output']}, {found.per_user:,.1f} a request, "
         f"{point.output_tokens_per_s / found.gpus:,.0f} a GPU; with prompts {point.total_tokens_per_s:,.0f}",
-        f"  TTFT {point.ttft_ms:,.0f} ms" + (f" (queue {point.queued_ms:,.0f})" if point.queued_ms >= 1 else ""),
-        f"  TPOT {point.tpot_ms:.1f} ms (p90 {point.tpot_p90_ms:.1f}), "
-        f"ITL {point.itl_p50_ms:.1f} (p90 {point.itl_p90_ms:.1f})",
+        f"  TTFT {point.ttft_ms:,.0f} ms {ranges['ttft']}, p90 {point.ttft_p90_ms:,.0f}"
+        + (f", of it in the queue {point.queued_ms:,.0f}" if point.queued_ms >= 1 else ""),
+        f"  TPOT {point.tpot_ms:.1f} ms {ranges['tpot']}, p90 {point.tpot_p90_ms:.1f}; "
+        f"ITL p50 {point.itl_p50_ms:.1f}, p90 {point.itl_p90_ms:.1f}",
         f"  {point.running:,.0f} run at once; {found.bound_by}",
         f"  the knee: {found.knee.concurrency:,.0f} at once, {found.knee.output_tokens_per_s:,.0f} tokens/s",
     ]
@@ -53,6 +57,7 @@ def throughput_text(inputs: Inputs, estimate: Estimate) -> str:
     if cost is not None:
         total = found.cost_per_million(point.total_tokens_per_s)
         lines.append(f"  cost per million output tokens {cost:.2f}, per million with prompts {total:.2f}")
+    lines += [f"  note: {text}" for text in found.notes]
     return "\n".join(lines)
 
 

@@ -1,8 +1,10 @@
 """What this machine's CPU can do: memory bandwidth and FLOP/s, measured in about a second and remembered.
 
-The figures take the place of a data sheet's for the prediction of a CPU engine. Bandwidth: the best of several passes
-that sum arrays far larger than the caches, on all cores the process may use (numpy lets go of the interpreter lock).
-FLOP/s: a float32 matrix product on numpy's BLAS, and from it those in bf16 by the instructions that the CPU has.
+The figures take the place of a data sheet's for the prediction of a CPU engine. Bandwidth: every core sums an array,
+all together far larger than the caches (numpy lets go of the interpreter lock), and its fastest pass counts.
+FLOP/s: float32 matrix products on numpy's BLAS, and from them those in bf16 by the instructions that the CPU has.
+Every core does its own, in a process whose BLAS has one thread: threads of one product wait for each other, and where
+other programs run, that wait is what would be measured.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +21,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.files import write_text
 
-_VERSION = 2
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_VERSION = 3
 _BYTES = 256 << 20
-"""Read in one pass by all threads: beyond the last-level cache of nearly every machine."""
-_SIZE = 1536
-"""Rows of the square matrices."""
-_PASSES = 5
+"""Read in one pass by all cores: beyond the last-level cache of nearly every machine."""
+_PASSES = 20
 
 _BF16_FACTOR = (("amx_bf16", 8.0), ("avx512_bf16", 1.6), ("avx512f", 0.9), ("asimd", 1.0))
 """bf16 rate over float32's, by a flag of the CPU, the first found; oneDNN converts where there is no instruction."""
@@ -64,7 +71,7 @@ def cpu_speed() -> CpuSpeed:
 def measure() -> CpuSpeed:
     """The benchmark itself."""
     cores = usable_cores()
-    fp32 = _fp32_tflops()
+    fp32 = _fp32_tflops(cores)
     return CpuSpeed(
         bandwidth_gbs=round(_bandwidth(cores), 2),
         fp32_tflops=round(fp32, 4),
@@ -83,17 +90,48 @@ def usable_cores() -> int:
 def _bandwidth(cores: int) -> float:
     import numpy as np
 
+    def best(array: NDArray[np.float64]) -> float:
+        return _best(lambda: np.sum(array))
+
     arrays = [np.ones(_BYTES // cores // 8) for _ in range(cores)]
     with ThreadPoolExecutor(cores) as pool:
-        seconds = _best(lambda: list(pool.map(np.sum, arrays)))
-    return sum(array.nbytes for array in arrays) / seconds / 1e9
+        return sum(array.nbytes / seconds for array, seconds in zip(arrays, pool.map(best, arrays), strict=True)) / 1e9
 
 
-def _fp32_tflops() -> float:
-    import numpy as np
+def _fp32_tflops(cores: int) -> float:
+    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP", "BLIS", "VECLIB")}
+    found = subprocess.run(
+        [sys.executable, "-c", _PRODUCTS, str(cores)],
+        env={**os.environ, **one_thread},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        raise InputError(f"this CPU's speed could not be measured: {found.stderr.strip()[-200:]}")
+    return float(found.stdout) / 1e12
 
-    matrix = np.ones((_SIZE, _SIZE), dtype=np.float32)
-    return float(2.0 * _SIZE**3 / _best(lambda: matrix @ matrix) / 1e12)
+
+_PRODUCTS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import numpy
+
+def best(_):
+    matrix = numpy.ones((384, 384), dtype=numpy.float32)
+    out = matrix @ matrix
+    seconds = []
+    for _ in range(100):
+        begin = time.perf_counter()
+        numpy.matmul(matrix, matrix, out=out)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+cores = int(sys.argv[1])
+with ThreadPoolExecutor(cores) as pool:
+    print(sum(2.0 * 384**3 / seconds for seconds in pool.map(best, range(cores))))
+"""
+"""FLOP/s of all cores at once, each by its fastest pass of about a millisecond."""
 
 
 def _best(run: Callable[[], object]) -> float:

@@ -6,7 +6,7 @@ for each launch shape by the very functions that `estimate` calls; the rest is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
@@ -35,10 +35,13 @@ from planner.memory.overhead import Overhead
 from planner.memory.verdict import taken_by_others
 from planner.model.attention import MLAttention
 from planner.planning.change import request_of
+from planner.planning.throughput.table import COLUMNS, Rows, SpeedTable
 from planner.request import Inputs, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from planner.memory.weights import StageWeights
 
 LARGEST_GRID = 20_000_000
 FITS, DOES_NOT_FIT, REFUSED = 0, 1, 2
@@ -121,6 +124,11 @@ class _Shapes:
     max_num_batched_tokens: _Ints
 
     @cached_property
+    def graph_tokens(self) -> _Ints:
+        """The largest batch that a CUDA graph runs; 0 when eager or refused."""
+        return np.array([max(e.cudagraph_capture_sizes, default=0) if e is not None else 0 for e in self.engines])
+
+    @cached_property
     def legal(self) -> _Ints:
         """Rows that vLLM takes."""
         return np.array([index for index, engine in enumerate(self.engines) if engine is not None], dtype=np.int64)
@@ -181,9 +189,12 @@ class _Table:
         self.cards = [replace(inputs, gpu=self._card(name)) for name in grid.gpu] or [inputs]
         self.reasons = {code: index for index, code in enumerate(_REASONS)}
         self._overheads: dict[object, Overhead] = {}
-        self._layouts: dict[object, Layout] = {}
+        self._layouts: dict[object, tuple[Layout, str]] = {}
         self._shapes: dict[object, _Shapes] = {}
         self._unlike: dict[int, tuple[list[Engine], _Ints]] = {}
+        self._speeds = SpeedTable(workload=inputs.workload) if inputs.workload is not None else None
+        self._fast: list[tuple[_Columns, _Ints]] = []
+        """Where each launch's rows of _speeds belong."""
 
     def _card(self, name: str) -> Any:
         return prepare({**request_of(self.base), "gpu": name}).gpu
@@ -194,6 +205,7 @@ class _Table:
         launches = list(self._launches())
         count = len(launches)
         results = [self._launch(*launch) for launch in launches]
+        self._fill_speeds()
         size = len(results[0].status)
         data: dict[str, Any] = {"gpu": _repeated([inputs.gpu.name for inputs, _, _ in launches], size)}
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
@@ -206,7 +218,8 @@ class _Table:
         data["status"] = _categorical(status, list(STATUS))
         reason = np.concatenate([result.reason for result in results])
         data["reason"] = _categorical(reason, list(self.reasons))
-        for name in (*_NUMBERS, "max_concurrency"):
+        speeds = COLUMNS if self._speeds is not None else ()
+        for name in (*_NUMBERS, "max_concurrency", *speeds):
             data[name] = np.concatenate([result.numbers[name] for result in results])
         assert len(status) == count * size
         return pd.DataFrame(data)
@@ -308,11 +321,12 @@ class _Table:
         held = _NoCache(available)
         if has_kv_cache(model):
             own = checkpoint_kv_dtype(quantization.parameters, engine.vllm_version) if quantization else None
-            layout = self._layout(inputs, engine, own)
+            layout, kv_dtype = self._layout(inputs, engine, own)
             if layout.groups:
                 held = _Held(layout, engine, available, shapes.max_model_len[rows], shapes, rows)
             else:
                 held = _Nothing(available)
+            held.kv_cache_dtype = kv_dtype
         reason = held.reason
         if has_kv_cache(model) and gpu.memory_bytes is not None and not gpu.unified:
             beside = self._sums(inputs, engine, shapes, rows, len(stages), "beside_kv")
@@ -333,13 +347,55 @@ class _Table:
         result.numbers["num_blocks"][rows] = held.blocks
         result.numbers["tokens"][rows] = held.tokens
         result.numbers["max_concurrency"][rows] = held.concurrency
+        if self._speeds is not None and not model.is_pooling:
+            self._add_speeds(self._speeds, result, rows, inputs, engine, stages, held, shapes)
 
-    def _layout(self, inputs: Inputs, engine: Engine, checkpoint_dtype: str | None) -> Layout:
+    def _add_speeds(
+        self,
+        speeds: SpeedTable,
+        result: _Columns,
+        rows: _Ints,
+        inputs: Inputs,
+        engine: Engine,
+        stages: Sequence[StageWeights],
+        held: _NoCache,
+        shapes: _Shapes,
+    ) -> None:
+        """Of the rows that fit."""
+        fit = result.status[rows] == FITS
+        chosen = rows[fit]
+        length = max(1, round(speeds.workload.mean_len))
+        speeds.add(
+            inputs,
+            engine,
+            stages,
+            held.kv_cache_dtype,
+            Rows(
+                max_num_seqs=shapes.max_num_seqs[chosen],
+                max_num_batched_tokens=shapes.max_num_batched_tokens[chosen],
+                graph_tokens=shapes.graph_tokens[chosen],
+                fits=np.broadcast_to(held.concurrency_at(length), len(rows))[fit],
+            ),
+        )
+        self._fast.append((result, chosen))
+
+    def _fill_speeds(self) -> None:
+        if self._speeds is None:
+            return
+        columns, first = self._speeds.columns(), 0
+        for result, rows in self._fast:
+            for name, values in columns.items():
+                result.numbers[name][rows] = values[first : first + len(rows)]
+            first += len(rows)
+
+    def _layout(self, inputs: Inputs, engine: Engine, checkpoint_dtype: str | None) -> tuple[Layout, str]:
+        """(the KV cache's layout, its dtype in the end)"""
         parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size)
         length = engine.max_model_len if inputs.model.is_hybrid else 0
         key = (inputs.gpu.name, inputs.model.name, *parallel, engine.kv_cache_dtype, checkpoint_dtype, length)
         if key not in self._layouts:
-            self._layouts[key] = make_layout(cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype))
+            cache = cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype)
+            self._layouts[key] = make_layout(cache), cache.resolved_dtype
         return self._layouts[key]
 
     def _sums(
@@ -375,7 +431,7 @@ class _Table:
 
 def _refused(count: int) -> _Columns:
     numbers: dict[str, np.ndarray[Any, Any]] = {name: np.zeros(count, dtype=np.int64) for name in _NUMBERS}
-    numbers["max_concurrency"] = np.zeros(count)
+    numbers |= {name: np.zeros(count) for name in ("max_concurrency", *COLUMNS)}
     return _Columns(
         status=np.full(count, REFUSED, dtype=np.int8), reason=np.zeros(count, dtype=np.int16), numbers=numbers
     )
@@ -415,6 +471,11 @@ class _NoCache:
         self.blocks: Any = 0
         self.tokens: Any = 0
         self.concurrency: Any = 0.0
+        self.kv_cache_dtype = "auto"
+
+    def concurrency_at(self, _length: int, /) -> Any:
+        """Requests that hold so many tokens at once; infinite where nothing is cached."""
+        return np.inf
 
 
 class _Nothing(_NoCache):
@@ -449,6 +510,10 @@ class _Held(_NoCache):
         )
         self.bytes_per_block = per_block[narrowest]
         self.reason = self._failures(layout, room, demand, per_block)
+        self._layout, self._demand = layout, demand
+
+    def concurrency_at(self, length: int, /) -> Any:
+        return self._layout.capacity(self.blocks, self._demand.with_len(length))[1]
 
     def _failures(self, layout: Layout, room: Any, demand: Any, per_block: _Ints) -> _Ints:
         """start_up_failure: of the first stage that is too small."""

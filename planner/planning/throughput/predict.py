@@ -11,7 +11,8 @@ import numpy as np
 
 from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
-from planner.planning.throughput.rates import Rates, constants, constants_file, generation, rate_table, rates_of
+from planner.planning.throughput.rates import Rates, constants, generation, rate_table, rates_of
+from planner.planning.throughput.spread import Spread, class_of, spreads_of
 from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
 from planner.planning.throughput.step import StepTime
 from planner.planning.throughput.work import Work, work_of
@@ -19,6 +20,7 @@ from planner.planning.throughput.work import Work, work_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from planner.engine.defaults import Engine
     from planner.hardware.catalogue import Gpu
     from planner.memory.budget import Estimate
     from planner.request import Inputs, Workload
@@ -28,6 +30,8 @@ KNEE_SHARE = 0.8
 
 _WORTH_SAYING = 0.1
 """The share of the time between tokens from which on prompts are named as a reason."""
+
+_KEYS = {"output": "output_tokens_per_s", "tpot": "tpot_ms", "ttft": "ttft_ms"}
 
 _BINDS = {
     "weights": "memory bandwidth, reading weights",
@@ -49,6 +53,8 @@ class Speed:
     gpus: int
     basis: str
     """fitted where the generation has measurements, assumed where it borrows those of others."""
+    spreads: Mapping[str, Spread]
+    """Of "output", "tpot" and "ttft", on measurements of such launches that were left out of the fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,7 @@ class Point:
     ttft_ms: float
     queued_ms: float
     """The part of TTFT spent waiting for a place."""
+    ttft_p90_ms: float
     tpot_ms: float
     tpot_p90_ms: float
     itl_p50_ms: float
@@ -87,15 +94,23 @@ class Throughput:
     knee: Point
     basis: str
     workload: Mapping[str, Any]
+    spreads: Mapping[str, Spread]
     sustained: bool = True
     """False where the request rate asked for is more than the engine serves."""
     price_per_gpu_hour: float | None = None
+    notes: tuple[str, ...] = ()
+    """What the figures leave out, and what the engine would refuse."""
 
     @property
     def errors(self) -> Mapping[str, float]:
-        """Median errors of TPOT and TTFT on measurements that were left out of the fit."""
-        known = _error()
-        return {name.upper(): known[name] for name in ("tpot", "ttft") if name in known}
+        """Median errors by figure, on measurements of such launches that were left out of the fit."""
+        return {figure: spread.error for figure, spread in self.spreads.items()}
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """Where four of five measurements are expected: output tokens/s, TPOT and TTFT in milliseconds."""
+        values = {"output": self.point.output_tokens_per_s, "tpot": self.point.tpot_ms, "ttft": self.point.ttft_ms}
+        return {figure: self.spreads[figure].range_of(value) for figure, value in values.items()}
 
     @property
     def per_user(self) -> float:
@@ -125,7 +140,9 @@ class Throughput:
             if cost is None
             else _digits(self.cost_per_million(self.point.total_tokens_per_s) or 0.0),
             "basis": self.basis,
-            "error": _error(),
+            "error": {_KEYS[figure]: error for figure, error in self.errors.items()},
+            "range": {_KEYS[figure]: [_digits(low), _digits(high)] for figure, (low, high) in self.ranges.items()},
+            "notes": list(self.notes),
             "workload": dict(self.workload),
         }
 
@@ -135,7 +152,7 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
     if not estimate.fits or estimate.engine is None or estimate.model.is_pooling:
         return None
     speed = speed_of(inputs, estimate, workload)
-    load = _load(workload, speed)
+    load = load_of(workload, np.array([float(speed.replicas)]))
     sustained = True
     if workload.request_rate is not None:
         rate = workload.request_rate / speed.replicas
@@ -152,9 +169,26 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
         knee=knee(curve(speed, workload)),
         basis=speed.basis,
         workload=workload.to_dict(),
+        spreads=speed.spreads,
         sustained=sustained,
         price_per_gpu_hour=workload.price_per_gpu_hour,
+        notes=_notes(estimate.engine, workload),
     )
+
+
+def _notes(engine: Engine, workload: Workload) -> tuple[str, ...]:
+    notes = []
+    tokens = workload.input_len + workload.output_len
+    if tokens > engine.max_model_len:
+        notes.append(
+            f"a request of {tokens:,} tokens is longer than max_model_len, {engine.max_model_len:,}: vLLM refuses it; "
+            "the figures are those of a larger --max-model-len"
+        )
+    if engine.args.get("speculative_config"):
+        notes.append(
+            "speculative decoding is not in these figures: what it gains depends on how many drafts are accepted"
+        )
+    return tuple(notes)
 
 
 def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
@@ -168,17 +202,20 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
     return Speed(
         work=work,
         rates=rates_of(table, constants()),
-        limits=limits_of(inputs, estimate, workload.input_len + workload.output_len / 2),
+        limits=limits_of(inputs, estimate, workload.mean_len),
         replicas=engine.data_parallel_size,
         gpus=engine.gpus_per_replica * engine.data_parallel_size,
         basis="fitted" if known else "assumed",
+        spreads=spreads_of(class_of(generation(gpu), experts=bool(work.expert_layers))),
     )
 
 
 def curve(speed: Speed, workload: Workload, concurrencies: Sequence[int] | None = None) -> tuple[Point, ...]:
     """The steady state at each concurrency: powers of two, by default, up to one that all cannot run at once."""
     wanted = concurrencies or _default_concurrencies(speed)
-    load = replace(_load(workload, speed), concurrency=np.array(wanted, dtype=float) / speed.replicas)
+    load = replace(
+        load_of(workload, np.array([float(speed.replicas)])), concurrency=np.array(wanted, dtype=float) / speed.replicas
+    )
     return tuple(_points(steady(speed.work, speed.rates, speed.limits, load), load, speed))
 
 
@@ -221,10 +258,10 @@ def _measured_cpu(gpu: Gpu) -> Gpu:
     return replace(gpu, bandwidth_gbs=speed.bandwidth_gbs, tflops={"bf16": speed.bf16_tflops})
 
 
-def _load(workload: Workload, speed: Speed) -> Load:
-    """Of one replica, as arrays of one value."""
+def load_of(workload: Workload, replicas: NDArray[np.float64]) -> Load:
+    """Of one replica, one value a launch."""
     return Load(
-        concurrency=np.array([workload.concurrency / speed.replicas]),
+        concurrency=workload.concurrency / replicas,
         input_len=float(workload.input_len),
         output_len=float(workload.output_len),
         cached=workload.prefix_hit_rate,
@@ -241,7 +278,8 @@ def _points(found: Steady, load: Load, speed: Speed) -> list[Point]:
     tokens = output + float(np.max(load.input_len))
     columns: tuple[NDArray[np.float64], ...] = np.broadcast_arrays(
         np.asarray(load.concurrency, dtype=float), found.running, found.requests_per_s, found.ttft, found.queued,
-        found.tpot, found.tpot_p90, found.decode.total, found.mixed.total, found.itl_p90, found.mixed_share,
+        found.ttft_p90, found.tpot, found.tpot_p90, found.decode.total, found.mixed.total, found.itl_p90,
+        found.mixed_share,
     )  # fmt: skip
     return [
         Point(
@@ -252,12 +290,13 @@ def _points(found: Steady, load: Load, speed: Speed) -> list[Point]:
             requests_per_s=n * float(rate),
             ttft_ms=1e3 * float(ttft),
             queued_ms=1e3 * float(queued),
+            ttft_p90_ms=1e3 * float(ttft_p90),
             tpot_ms=1e3 * float(tpot),
             tpot_p90_ms=1e3 * float(p90),
             itl_p50_ms=1e3 * float(mixed if share >= 0.5 else decode),
             itl_p90_ms=1e3 * float(itl_p90),
         )
-        for concurrency, running, rate, ttft, queued, tpot, p90, decode, mixed, itl_p90, share in zip(
+        for concurrency, running, rate, ttft, queued, ttft_p90, tpot, p90, decode, mixed, itl_p90, share in zip(
             *columns, strict=True
         )
     ]
@@ -289,12 +328,6 @@ def _bound_by(shares: Mapping[str, float], found: Steady, speed: Speed, load: Lo
         what = "the KV cache" if speed.limits.fits < speed.limits.max_num_seqs else "--max-num-seqs"
         parts.append(f"{what} lets {float(np.max(found.running)) * speed.replicas:.0f} requests run, the others queue")
     return "; ".join(parts)
-
-
-def _error() -> dict[str, float]:
-    """Median errors on measurements that were left out of the fit (docs/accuracy-serving.md)."""
-    errors: dict[str, float] = constants_file().get("errors", {})
-    return dict(errors)
 
 
 def _digits(value: float) -> float:

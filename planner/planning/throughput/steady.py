@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+_P90 = 1.28
+"""Standard deviations from the mean; for an exponential wait that comes only sometimes it is near the truth too."""
 _ROUNDS = 6
 """Of the fixed point between the batch that decodes and the time of a step; more change nothing visible."""
 
@@ -59,6 +61,7 @@ class Steady:
     """The part of TTFT spent waiting for a place."""
     crowded: Array
     """The part of TTFT spent behind other requests' prompts."""
+    ttft_p90: Array
     tpot: Array
     tpot_p90: Array
     itl_p90: Array
@@ -89,29 +92,38 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     most = limits.max_num_batched_tokens * work.pp / (1.0 + prompt / output)
     decoding = np.minimum(running, most)
     rate, others = np.zeros_like(decoding), np.maximum(running - 1.0, 0.0)
-    mean = _mean_step(work, rates, limits, load, decoding, prompt, rate, rate)
+    beside = others * decoding / running
+    mean = _mean_step(work, rates, limits, load, np.minimum(1.0 + beside, most), prompt, rate, rate)
     for _ in range(_ROUNDS):
-        own, each = _prefill_times(work, rates, limits, load, decoding, prompt)
+        own, each = _prefill_times(work, rates, limits, load, beside, prompt)
         busy = output * mean.seconds
         ahead = _waiting(own + rates.crowd * others * each, busy, others * each)
         latest = np.minimum(running / (ahead + busy), most / busy)
         rate = np.where(rate > 0.0, np.sqrt(rate * latest), latest)
         decoding = np.minimum(rate * busy, most)
-        mean = _mean_step(work, rates, limits, load, decoding, prompt, rate * others / running, each)
+        # A request that decodes or arrives sees itself and what others do (the arrival theorem), not the mean.
+        beside = others * decoding / running
+        seen = np.minimum(1.0 + beside, most)
+        mean = _mean_step(work, rates, limits, load, seen, prompt, rate * others / running, each)
     tpot = mean.seconds
-    service = np.maximum(ahead + (output - 1.0) * tpot, running * tpot * output / np.maximum(decoding, 1e-9))
+    service = ahead + (output - 1.0) * tpot
+    # Where prompts cannot keep up, as many requests as tokens fit into a step decode, and the others wait.
+    service = np.where(decoding < most, service, np.maximum(service, running * tpot * output / most))
     rate = running / (service + rates.first_token)
     queued = np.maximum(concurrency - running, 0.0) / rate
     saturated = service - (output - 1.0) * tpot
     residual = np.where(running > 1.0, 0.5 * tpot, 0.0)
+    ttft = rates.first_token + residual + saturated + queued
+    crowded = np.maximum(saturated - own, 0.0)
     delta = mean.mixed.total - mean.decode.total
-    spread = 1.28 * delta * np.sqrt(mean.share / np.maximum(output, 1.0))
+    spread = _P90 * delta * np.sqrt(mean.share / np.maximum(output, 1.0))
     return Steady(
         running=running,
         decoding=decoding,
-        ttft=rates.first_token + residual + saturated + queued,
+        ttft=ttft,
         queued=queued,
-        crowded=np.maximum(saturated - own, 0.0),
+        crowded=crowded,
+        ttft_p90=ttft + _P90 * _deviation(mean.share, crowded, queued, residual, concurrency - running),
         tpot=tpot,
         tpot_p90=tpot + spread,
         itl_p90=np.where(mean.share >= 0.1, mean.mixed.total, mean.decode.total),
@@ -158,6 +170,15 @@ def _mean_step(
     return _Mean(decode=decode, mixed=mixed, share=share, seconds=share * mixed.total + (1.0 - share) * decode.total)
 
 
+def _deviation(busy: Array, crowded: Array, queued: Array, residual: Array, ahead: Array) -> Array:
+    """Of TTFT, seconds. Prompts before one's own: none, or exponential, by how often a step has one; the wait for a
+    place: so many requests must end first, at random; for the running step to end: any part of it.
+    """
+    busy = np.clip(busy, 0.05, 1.0)
+    variance = crowded**2 * (2.0 - busy) / busy + queued**2 / np.maximum(ahead, 1.0) + residual**2 / 3.0
+    return np.asarray(np.sqrt(variance))
+
+
 def _waiting(alone: Array, busy: Array, others: Array) -> Array:
     """Seconds until a prompt is done, when prompts are computed one after the other.
 
@@ -170,10 +191,10 @@ def _waiting(alone: Array, busy: Array, others: Array) -> Array:
 
 
 def _prefill_times(
-    work: Work, rates: Rates, limits: Limits, load: Load, decoding: Array, prompt: Array
+    work: Work, rates: Rates, limits: Limits, load: Load, beside: Array, prompt: Array
 ) -> tuple[Array, Array]:
     """(seconds to compute a request's own prompt beside others' decodes, the same when prompts fill steps)."""
-    batch = np.maximum(decoding - 1.0, 0.0) / work.pp
+    batch = beside / work.pp
     room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
     context = load.input_len + load.output_len / 2.0
     middle = _middle(load, prompt)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from planner.engine.defaults import Engine
     from planner.memory.budget import Estimate
     from planner.memory.quantization import Quantization, Scheme
+    from planner.memory.weights import StageWeights
     from planner.model.architecture import Model
 
     Numbers = float | NDArray[np.float64]
@@ -116,12 +117,19 @@ def stacked(works: Sequence[Work]) -> Work:
 
 def work_of(estimate: Estimate, quantization: Quantization | None) -> tuple[Work, Kernels]:
     """What a step of this engine costs on one rank. The estimate must have an engine and its weights."""
-    engine, model = estimate.engine, estimate.model
-    assert engine is not None
+    assert estimate.engine is not None
+    dtype = estimate.kv_cache.kv_cache_dtype if estimate.kv_cache is not None else "auto"
+    return work_of_launch(estimate.model, estimate.engine, estimate.stages, dtype, quantization)
+
+
+def work_of_launch(
+    model: Model, engine: Engine, stages: Sequence[StageWeights], kv_dtype: str, quantization: Quantization | None
+) -> tuple[Work, Kernels]:
+    """The same of its parts. `kv_dtype` is the one that the KV cache has in the end."""
     tp, ep = engine.tensor_parallel_size, engine.expert_parallel_size
-    groups = _group_bytes(estimate)
+    groups = _group_bytes(stages)
     flops = _group_flops(model, tp, ep)
-    states = _states(estimate, engine)
+    states = _states(model, engine, kv_dtype)
     experts = [(module, n) for module, n in _modules(model) if isinstance(module, Experts)]
     share = experts[0][0].top_k / experts[0][0].count if experts else 1.0
     spread = engine.data_parallel_size > 1 and ep > 1 and bool(experts)
@@ -171,10 +179,10 @@ def _modules(model: Model) -> Iterable[tuple[Linear | Experts | LmHead, int]]:
     yield from ((m, 1) for m in (*model.last, *model.everywhere) if isinstance(m, LmHead))
 
 
-def _group_bytes(estimate: Estimate) -> dict[Group, float]:
+def _group_bytes(stages: Sequence[StageWeights]) -> dict[Group, float]:
     """Bytes of one rank by group, summed over pipeline stages, less what stays in host memory."""
     sums: dict[Group, float] = {}
-    for stage in estimate.stages:
+    for stage in stages:
         for group, nbytes in stage.groups.items():
             sums[group] = sums.get(group, 0.0) + nbytes
     return sums
@@ -224,17 +232,16 @@ class _Read:
     """Read of the whole context whatever the window: the keys of a sparse indexer."""
 
 
-def _states(estimate: Estimate, engine: Engine) -> dict[str, float]:
-    name = estimate.kv_cache.kv_cache_dtype if estimate.kv_cache is not None else "auto"
+def _states(model: Model, engine: Engine, kv_dtype: str) -> dict[str, float]:
     reads: dict[int, _Read] = {}
     totals = dict.fromkeys(
         ("kv_full", "kv_window", "state_bytes", "pair_full", "pair_window", "prefill_full", "prefill_window"), 0.0
     )
     windows = 0.0
-    for layer in estimate.model.layers:
+    for layer in model.layers:
         for state in layer.states:
             if id(state) not in reads:
-                reads[id(state)] = _read(state, engine, name)
+                reads[id(state)] = _read(state, engine, kv_dtype)
             read = reads[id(state)]
             kind = "full" if read.window is None else "window"
             totals[f"kv_{kind}"] += read.nbytes
