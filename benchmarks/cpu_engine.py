@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from planner.engine.measure import Load
+from planner.engine.launch import Listener, launch
 from planner.hardware.cpu_speed import CpuSpeed, measure
 from planner.planning.throughput import predict
-from planner.planning.validation import for_device, validate
 from planner.request import Workload, prepare
+from planner.validate.trial import Options, for_device, trial_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy-cpu.md"
 LAUNCHES = 3
@@ -48,12 +48,12 @@ def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], CpuSpeed]:
     """One launch at every concurrency."""
     request = {"model": model, "gpu": "cpu", "max_model_len": 1024, "max_num_seqs": 32, **asked}
     inputs = for_device(prepare(request), "cpu")
-    loads = tuple(
-        Load(concurrency=n, input_len=INPUT_LEN, output_len=OUTPUT_LEN, requests=max(4, 2 * n), rounds=3)
-        for n in CONCURRENCIES
-    )
+    load = Options(device="cpu", concurrency=CONCURRENCIES, input_len=INPUT_LEN, output_len=OUTPUT_LEN)
+    trial = trial_of(model, inputs, load)
+    if trial.spec is None:
+        raise SystemExit(trial.obstacle)
     before = measure()
-    found = validate(inputs, "cpu", loads)
+    measurement = launch(trial.spec, Listener(on_progress=lambda _: None, on_event=lambda _: None))
     after = measure()
     speed = replace(
         before,
@@ -63,7 +63,7 @@ def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], CpuSpeed]:
     gpu = replace(inputs.gpu, bandwidth_gbs=speed.bandwidth_gbs, tflops={"bf16": speed.bf16_tflops})
     inputs = replace(inputs, gpu=gpu)
     rows = []
-    for result in found.measurement.loads:
+    for result in measurement.loads:
         workload = Workload(concurrency=result.load.concurrency, input_len=INPUT_LEN, output_len=OUTPUT_LEN)
         prediction = predict(inputs, inputs.estimate(), workload)
         assert prediction is not None
