@@ -92,7 +92,9 @@ def parse_flags(words: Sequence[str]) -> tuple[EngineArgs, list[str]]:
     namespace, rest = _parser().parse_known_args(flat)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
-        raise InputError(f"unknown flag {printable(unknown[0].partition('=')[0])}; see `vllm serve --help`")
+        flag = unknown[0].partition("=")[0]
+        hint = did_you_mean(nearest(flag, _flags(), 2)) if flag.startswith("--") else ""
+        raise InputError(f"unknown flag {printable(flag)}{hint or '; see `vllm serve --help`'}")
     values = {name: value for name, value in vars(namespace).items() if name not in _table()["server"]}
     for name, path, value in nested:
         target = values.setdefault(name, {})

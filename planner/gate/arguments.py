@@ -53,6 +53,8 @@ def parsed(words: Sequence[Word], source: Source, lookup: Lookup, version: str |
             problem = problem or str(error)
     if model is None and problem is None and refusal is None:
         problem = "it names no model"
+    if model is None and refusal is not None:
+        model = _likely_model(known)
     for name in _SECRET_ARGUMENTS:
         args.pop(name, None)
     return Parsed(model=model, args=args, words=every, problem=problem, refusal=refusal)
@@ -74,6 +76,14 @@ def _is_newest(version: str | None) -> bool:
         return version is None or parse_version(version)[:2] == NEWEST[:2]
     except InputError:
         return False
+
+
+def _likely_model(words: Sequence[Word]) -> str | None:
+    """The model of a command line that vLLM would not take, to name the launch."""
+    texts = [word.text for word in words]
+    if "--model" in texts[:-1]:
+        return texts[texts.index("--model") + 1]
+    return texts[0] if texts and not texts[0].startswith("-") else None
 
 
 def _known(words: Sequence[Word]) -> tuple[list[Word], str | None]:
@@ -120,7 +130,7 @@ def _left_open(first: Word, unknown: Word) -> str:
     head = first.text.partition("=")[0]
     what = printable(unknown.unknown)
     if what.endswith(")") and " (" in what:  # it says why
-        return f"line {unknown.line}: {printable(head)} is {what}"
+        return f"line {unknown.line}: {what}"
     if head.startswith("--") and first.text != first.unknown:
         return f"line {unknown.line}: {printable(head)} is {what}, which the file does not set"
     return f"line {unknown.line}: {what} is not set in the file"

@@ -202,6 +202,8 @@ def _with_resources(option: str, following: str, context: Context) -> Context:
     """What srun, uv and their like say of the launch."""
     name, equals, value = option.partition("=")
     value = value if equals else following
+    if option.startswith("docker://"):
+        return context.with_(image=option.removeprefix("docker://"))
     if name == "--container-image":
         return context.with_(image=value)
     if name in ("--with", "--from") and re.match(r"vllm(\[.*\])?==", value):

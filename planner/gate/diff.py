@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ class _Edit:
             lines[word.line - 1] = rest
 
     def _add(self, name: str, value: Any) -> None:
-        last = next((word for word in reversed(self.words) if self._stands(word)), None)
+        last = self._last()
         if last is None:
             raise _CannotEdit
         lines = self.lines_of(last.file or self.launch.file)
@@ -174,10 +175,17 @@ class _Edit:
                 return
         raise _CannotEdit
 
-    def _stands(self, word: Word) -> bool:
-        line = self.lines_of(word.file or self.launch.file)[word.line - 1]
-        text = word.text.partition("=")[0] if "=" in word.text else word.text
-        return bool(text) and text.removeprefix("--") in line
+    def _last(self) -> Word | None:
+        """The last word of the command that stands in it; a variable's as the command has it."""
+        for word in reversed(self.words):
+            if word.place is not None:
+                word = replace(word, text=word.place.text, line=word.place.line)
+            inside = word.file is not None or self.launch.line <= word.line <= self.launch.end_line
+            text = word.text.partition("=")[0] if "=" in word.text else word.text
+            line = self.lines_of(word.file or self.launch.file)[word.line - 1]
+            if inside and text and text.removeprefix("--") in line:
+                return word
+        return None
 
 
 # --- how words are written around a launch: each tries, and says whether it was its manner ----------------------------

@@ -76,9 +76,10 @@ def failures(launch: Launch, rules: Rules, inputs: Inputs, estimate: Estimate) -
 
 def _judged(launch: Launch, rules: Rules, fix: Fix) -> Outcome:
     if launch.refusal is not None:
-        return Outcome(launch=launch, verdict="fail", reasons=(Reason(code="bad_arguments", message=launch.refusal),))
+        reason = Reason(code="bad_arguments", message=launch.refusal)
+        return Outcome(launch=launch, verdict="fail", gpu=_card(launch, rules), reasons=(reason,))
     if launch.problem is not None:
-        return _unknown(launch, "cannot_be_read", launch.problem)
+        return replace(_unknown(launch, "cannot_be_read", launch.problem), gpu=_card(launch, rules))
     try:
         request = request_of(launch, rules)
         card = find_gpu(request["gpu"])
@@ -111,6 +112,13 @@ def _check_place(model: str) -> None:
         raise InputError(
             f"which model lies at {printable(model)} is not known here; name it under defaults.models in vllm-fit.yaml"
         )
+
+
+def _card(launch: Launch, rules: Rules) -> str | None:
+    try:
+        return find_gpu(request_of(launch, rules)["gpu"]).name
+    except InputError:
+        return None
 
 
 def _unknown(launch: Launch, code: str, message: str) -> Outcome:

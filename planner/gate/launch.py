@@ -10,6 +10,14 @@ from planner.engine.defaults import Usage
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a word is used, and how it is written there."""
+
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Word:
     """One word of a command line, and where it stands."""
 
@@ -21,6 +29,8 @@ class Word:
     """The first part of it that the file does not decide, as written."""
     file: str | None = None
     """Where it stands in another file than the launch: a --config file."""
+    place: Place | None = None
+    """Its place in the command, where `line` is that of the variable which holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,16 @@ A rung may also turn a flag that the file gives: what is asked for is that the l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from planner.engine.args import find_flag
 from planner.errors import InputError
 from planner.gate.judge import failures, gpus_of
 from planner.gate.launch import Launch
-from planner.gate.limits import goal_of
+from planner.gate.limits import goal_of, too_few_gpus
 from planner.gate.policy import Rules
 from planner.memory.budget import Estimate
 from planner.planning.change import Change
@@ -40,7 +41,30 @@ def remedy(launch: Launch, inputs: Inputs, estimate: Estimate, rules: Rules) -> 
     given = gpus_of(launch, rules)
     goal = goal_of(rules, max(1, given if given is not None else cards_of(inputs)))
     case = _Case(launch=launch, inputs=inputs, estimate=estimate, rules=rules, goal=goal)
-    return _first(case, _corrections(case)) or _first(case, _rungs(case)) or _climb(case)
+    return _first(case, _corrections(case)) or _up(case) or _corrected(case)
+
+
+def _up(case: _Case) -> Remedy | None:
+    return _first(case, _rungs(case)) or _climb(case)
+
+
+def _corrected(case: _Case) -> Remedy | None:
+    """A correction after which vLLM takes the launch, and what it then still needs."""
+    for change in itertools.islice(_corrections(case), _CORRECTIONS_TRIED):
+        try:
+            inputs = change.apply(case.inputs)
+            estimate = inputs.estimate()
+        except InputError:
+            continue
+        few = too_few_gpus(inputs.args, gpus_of(case.launch, case.rules))
+        if estimate.status != "refused" and few is None:
+            more = _up(replace(case, inputs=inputs, estimate=estimate))
+            if more is not None:
+                return Remedy(args={**change.args, **more.args}, model=more.model or change.model)
+    return None
+
+
+_CORRECTIONS_TRIED = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
 from planner.gate.bash.state import State, Value, only_text
-from planner.gate.launch import Word
+from planner.gate.launch import Place, Word
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -44,9 +44,13 @@ class Expander:
 
     def words(self, node: Node) -> list[Word]:
         """An argument: none, one or several words."""
+        if node.type == "comment":
+            return []
         builder = _Builder(self._line(node), self.file)
         self._add(node, builder, quoted=False, depth=0)
-        return builder.finish()
+        written = text_of(node)
+        place = Place(text=written, line=self.first_line + node.end_point.row)
+        return [word if word.text == written else replace(word, place=place) for word in builder.finish()]
 
     def value(self, node: Node) -> Value:
         """The right side of an assignment: no splitting; an array's items."""

@@ -122,7 +122,7 @@ class _Walker:
                 name = child.child_by_field_name("name")
                 if name is not None:
                     prefix[text_of(name)] = only_text(inner.variables.get(text_of(name), ()))
-            elif child.is_named and not child.type.endswith("redirect"):
+            elif child.is_named and not child.type.endswith("redirect") and child.type != "comment":
                 self._substitutions(child, state, depth)
                 words += expander.words(child)
         return self._command(node, words, prefix, state, depth)
@@ -193,6 +193,8 @@ class _Walker:
         words = [word for child in (body.named_children if body else ()) for word in self._expander(state).words(child)]
         expanded = not re.search(r"[\"'\\]", text_of(start))
         kind = _kind_of_document(words, _targets(whole, redirect, self._expander(state)))
+        if expanded:
+            text = re.sub(r"\\([\\$`])", r"\1", text)
         if kind == "script":
             far = any(word.text == "ssh" for word in words)
             known = {name: only_text(value) for name, value in state.variables.items()} if expanded else {}
@@ -332,6 +334,12 @@ class _Walker:
             return [state.with_(positional=tuple(words[2:]))]
         return [state]
 
+    def shift(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
+        count = words[1].text if len(words) > 1 else "1"
+        if state.positional is None or not count.isdigit():
+            return [state]
+        return [state.with_(positional=state.positional[int(count[:4]) :])]
+
     def forget(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
         gone = {word.text for word in words[1:]}
         return [replace(state, variables={name: value for name, value in state.variables.items() if name not in gone})]
@@ -403,6 +411,7 @@ _BUILTINS: Mapping[str, _Builtin] = {
     "exec": _Walker.replace_process,
     "eval": _Walker.evaluate,
     "set": _Walker.arguments,
+    "shift": _Walker.shift,
     "unset": _Walker.forget,
     "read": _Walker.input,
     "source": _Walker.include,

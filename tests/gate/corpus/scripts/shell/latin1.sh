@@ -1,0 +1,3 @@
+#!/bin/bash
+# Serveur vllm démo
+vllm serve Qwen/Qwen3-8B
