@@ -201,6 +201,16 @@ def _config_entry(lines: list[str], last: Word, words: Sequence[str], every: Seq
     return True
 
 
+def _json_entry(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """ "name": value in a plan file, in front of another one."""
+    flag, found = find_flag(words[0]), re.match(r'(\s*)"\w+"\s*:', lines[last.line - 1])
+    if flag is None or found is None or not last.text.partition("=")[0].isidentifier():
+        return False
+    value = _python(words[1:], flag.kind) if len(words) > 1 else "true"
+    lines.insert(last.line - 1, f'{found[1]}"{flag.name}": {value},')
+    return True
+
+
 def _keyword(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
     """name=value in a Python call."""
     name, equals, value = last.text.partition("=")
@@ -273,7 +283,7 @@ def _command(lines: list[str], last: Word, words: Sequence[str], every: Sequence
     # A quote behind the word is its own only where one stands before it.
     end = found[-1].end()
     quote = line[end - 1]
-    if quote in "\"'" and line[: found[-1].start()].count(quote) % 2 == 0:
+    if quote in "\"'" and found[-1][0][:-1].count(quote) % 2 == 0:
         end -= 1
     lines[last.line - 1] = f"{line[:end]} {text}{line[end:]}"
     return True
@@ -283,7 +293,7 @@ def _loosely(text: str) -> str:
     return r"[\"']?".join(re.escape(part) for part in re.split(r"[\"']", text))
 
 
-STYLES = (_config_entry, _keyword, _item, _array, _command)
+STYLES = (_config_entry, _json_entry, _keyword, _item, _array, _command)
 """In the order in which they are tried."""
 
 

@@ -79,7 +79,7 @@ def _judged(launch: Launch, rules: Rules, fix: Fix) -> Outcome:
         reason = Reason(code="bad_arguments", message=launch.refusal)
         return Outcome(launch=launch, verdict="fail", gpu=_card(launch, rules), reasons=(reason,))
     if launch.problem is not None:
-        return replace(_unknown(launch, "cannot_be_read", launch.problem), gpu=_card(launch, rules))
+        return _unknown(launch, "cannot_be_read", launch.problem)
     try:
         request = request_of(launch, rules)
         card = find_gpu(request["gpu"])
