@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,9 +45,9 @@ _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 def memory_bar(memories: Sequence[Memory]) -> Any:
     """Each GPU's memory, its parts side by side, with the requested line and the card's end."""
     figure = go.Figure()
-    names = [memory.label for memory in memories]
-    keys = dict.fromkeys((part.key, part.name) for memory in memories for part in memory.drawn)
-    for key, name in keys:
+    names = [_wrapped(memory.label) for memory in memories]
+    drawn = {part.key: part.name for memory in memories for part in memory.drawn}
+    for key, name in sorted(drawn.items(), key=lambda item: list(COLOURS).index(item[0])):
         parts = [{part.key: part for part in memory.drawn}.get(key) for memory in memories]
         figure.add_bar(
             x=[part.gib_size if part else 0 for part in parts],
@@ -66,16 +67,15 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
             customdata=[[part.gib, part.basis] if part else ["", ""] for part in parts],
             hovertemplate=f"{name}: %{{customdata[0]}} GiB %{{customdata[1]}}<extra></extra>",
         )
-    for (name, at), dash, shift in zip(memories[0].marks, ("dash", "solid"), (2, 18), strict=False):
-        figure.add_vline(x=at, line={"color": _LINE, "dash": dash, "width": 2})
+    for row, memory in enumerate(memories):
+        for (_, at), dash in zip(memory.marks, ("dash", "solid"), strict=False):
+            line = {"color": _LINE, "dash": dash, "width": 2}
+            figure.add_shape(type="line", x0=at, x1=at, y0=row - 0.5, y1=row + 0.5, line=line)
+    for (name, at), shift in zip(memories[0].marks, (2, 18), strict=False):
         _label(figure, f"{name} {at:.2f} GiB", at, shift)
-    outside = max(memories, key=lambda memory: memory.outside_bytes)
-    if outside.outside_bytes and outside.requested_bytes:
-        start, end = outside.requested_bytes / GIB, (outside.requested_bytes + outside.outside_bytes) / GIB
-        figure.add_vrect(x0=start, x1=end, line_width=0, fillcolor=_BAD, opacity=0.25)
     figure.update_layout(
         barmode="stack",
-        height=190 + 46 * len(memories),
+        height=190 if len(memories) == 1 else 230 + 56 * len(memories),
         margin={"l": 8, "r": 12, "t": 44, "b": 8},
         legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "traceorder": "normal"},
         xaxis={"ticksuffix": " GiB", "side": "bottom"},
@@ -83,6 +83,10 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
         uniformtext={"mode": "hide", "minsize": 10},
     )
     return figure
+
+
+def _wrapped(text: str, width: int = 14) -> str:
+    return "<br>".join(textwrap.wrap(text, width))
 
 
 def _hatched(key: str) -> dict[str, Any]:
@@ -104,12 +108,14 @@ def _label(figure: Any, text: str, at: float, shift: int) -> None:
 def concurrency_curve(points: Sequence[Point], wanted: float) -> Any:
     """Requests at once against the context length, both on logarithmic axes, and how many are wanted."""
     held = [point for point in points if point.tokens]
+    # The last is what the model allows, mostly no power of two: its neighbour's words would lie over its own.
+    labelled = [point for point in held if point is held[-1] or point.max_model_len * 1.5 < held[-1].max_model_len]
     figure = go.Figure(
         go.Scatter(
             x=[point.max_model_len for point in held],
             y=[point.max_concurrency for point in held],
             mode="lines+markers+text",
-            text=[_times(point.max_concurrency) for point in held],
+            text=[_times(point.max_concurrency) if point in labelled else "" for point in held],
             textposition="top center",
             cliponaxis=False,
             line={"color": _GOOD},
@@ -123,8 +129,8 @@ def concurrency_curve(points: Sequence[Point], wanted: float) -> Any:
         xaxis={
             "type": "log",
             "title": "max_model_len (tokens)",
-            "tickvals": [point.max_model_len for point in held],
-            "ticktext": [_short(point.max_model_len) for point in held],
+            "tickvals": [point.max_model_len for point in labelled],
+            "ticktext": [_short(point.max_model_len) for point in labelled],
         },
         yaxis={"type": "log", "title": "maximum concurrency", "dtick": 1, "minor": {"showgrid": False}},
     )
@@ -147,13 +153,18 @@ def _short(tokens: int) -> str:
 
 def heat_map(heat: Heat) -> Any:
     """Maximum concurrency in each cell; what does not fit is grey and dashed, with the boundary drawn."""
-    values = [[cell.max_concurrency if cell.fits else None for cell in row] for row in heat.cells]
+    # The fourth root: a grid spans three orders of magnitude, and 0 must have a place.
+    values = [[cell.max_concurrency**0.25 if cell.fits else None for cell in row] for row in heat.cells]
+    known = [value for row in values for value in row if value is not None] or [0.0]
+    low, high = min(known), max(known)
     columns, rows = list(range(len(heat.x))), list(range(len(heat.y)))
     figure = go.Figure(
         go.Heatmap(
             x=columns,
             y=rows,
-            z=[[None if value is None else max(value, 0.01) ** 0.25 for value in row] for row in values],
+            z=values,
+            zmin=low,
+            zmax=high,
             colorscale="Cividis",
             showscale=False,
             xgap=2,
@@ -162,19 +173,13 @@ def heat_map(heat: Heat) -> Any:
         )
     )
     cells = [(x, y, cell) for y, row in enumerate(heat.cells) for x, cell in enumerate(row)]
-    brightest = max((cell.max_concurrency**0.25 for _, _, cell in cells if cell.fits), default=0)
     figure.add_scatter(
         x=[x for x, _, _ in cells],
         y=[y for _, y, _ in cells],
         mode="markers+text",
         marker={"size": 26, "opacity": 0, "symbol": "square"},
         text=[_times(cell.max_concurrency) if cell.fits else "–" for _, _, cell in cells],
-        textfont={
-            "color": [
-                _LINE if not cell.fits else "#000000" if cell.max_concurrency**0.25 > 0.55 * brightest else "#ffffff"
-                for _, _, cell in cells
-            ]
-        },
+        textfont={"color": [_ink(value, (low + high) / 2) for row in values for value in row]},
         customdata=[
             f"{cell.tokens:,} tokens, {cell.max_concurrency:,.2f}x" if cell.fits else _why(cell.status, cell.reason)
             for _, _, cell in cells
@@ -191,13 +196,18 @@ def heat_map(heat: Heat) -> Any:
         yaxis={
             "title": heat.y_title,
             "tickvals": rows,
-            "ticktext": heat.y,
+            "ticktext": [_wrapped(name) for name in heat.y],
             "showgrid": False,
             "zeroline": False,
             "autorange": "reversed",
         },
     )
     return figure
+
+
+def _ink(value: float | None, middle: float) -> str:
+    """Read on the dark and on the light end of the colours, and beside them."""
+    return _LINE if value is None else "#000000" if value > middle else "#ffffff"
 
 
 def _times(count: float) -> str:

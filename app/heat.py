@@ -93,7 +93,7 @@ def _cards(state: State) -> Heat:
         x_title="tensor_parallel_size",
         y_title="",
         x=tuple(map(str, sizes)),
-        y=tuple(name.removeprefix("NVIDIA ") for name in names),
+        y=tuple(name.removeprefix("NVIDIA ").removeprefix("GeForce ") for name in names),
         cells=_cells(state, grid, len(sizes)),
     )
 

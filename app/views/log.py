@@ -80,6 +80,7 @@ def _explanation(found: logs.Explanation) -> None:
         st.caption(markdown(note))
     if found.not_predicted:
         st.warning(markdown(f"no prediction: {found.not_predicted}"))
+        st.caption("What the log does not say can be taken from the inputs at the side: see above.")
     elif found.inputs is not None:
         request = dict(found.asked.request)
         st.button("Take this launch over into the inputs", key="take_log", on_click=_take, args=(request,))
@@ -92,7 +93,7 @@ def _row(row: Any) -> dict[str, str]:
         "printed": markdown(figure_words(row.printed, row.unit)),
         "predicted": markdown(figure_words(row.predicted, row.unit)),
         "difference": markdown(difference_words(row)),
-        "basis": markdown(row.basis or ""),
+        "basis": markdown(row.basis if row.predicted is not None and row.basis else ""),
     }
 
 

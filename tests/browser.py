@@ -1,0 +1,90 @@
+"""The app in a real headless Chromium: Debian's own, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+SCREENSHOTS = ROOT / "build" / "screenshots"
+"""Made by a test run, to be looked at; not kept by git."""
+WIDTHS = {"wide": 1280, "phone": 390}
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_TALLEST = 6000
+
+
+def chromium() -> str:
+    """Where it is; skips the test where it is not."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        pytest.skip("no Chromium here; on Debian and Ubuntu: apt-get install chromium")
+    return found
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    with sync_playwright() as playwright:
+        # Without a sandbox, since tests may run as root in a container; only this machine's own pages are opened.
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield started
+        started.close()
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """`vllm-fit ui` as a person starts it; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "planner.cli", "ui", "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait(f"http://127.0.0.1:{port}/_stcore/health", process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait(health: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(health, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+def settled(page: Page) -> Page:
+    """Once the script has run and what it sent is drawn. An error in the page fails the test."""
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
+    page.wait_for_function("() => !document.querySelector('[data-testid=stSkeleton]')", timeout=60_000)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(c => c.querySelector('.main-svg'))"
+    )
+    assert page.locator("[data-testid=stException]").count() == 0
+    return page
+
+
+def screenshot(page: Page, name: str) -> None:
+    """The whole page, not only what is in view."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    width = page.viewport_size["width"] if page.viewport_size else WIDTHS["wide"]
+    height = page.evaluate("document.querySelector('[data-testid=stMain]')?.scrollHeight ?? document.body.scrollHeight")
+    page.set_viewport_size({"width": width, "height": min(max(height + 20, 800), _TALLEST)})
+    page.wait_for_timeout(400)  # charts are drawn again at the new size
+    settled(page).screenshot(path=SCREENSHOTS / f"{name}.png")
+    page.set_viewport_size({"width": width, "height": 800})
