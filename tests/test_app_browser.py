@@ -155,7 +155,9 @@ def test_the_pages_keep_the_inputs_and_the_back_button_works(page: Page, address
         settled(page).get_by_role("button", name="Download").click()
     assert "nvidia.com/gpu" in Path(download.value.path()).read_text()
     page.go_back()
-    page.go_back()
+    page.wait_for_function("() => !location.href.includes('form=')")
+    settled(page).go_back()
+    page.wait_for_function("() => location.pathname === '/'")
     assert "fits" in verdict(page)
 
 
