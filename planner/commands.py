@@ -70,20 +70,20 @@ def run_fit_constants(write: bool) -> int:
     from planner.calibration.fit import fit
     from planner.calibration.launches import launches
     from planner.calibration.report import accuracy_page
-    from planner.memory import overhead
+    from planner.logs import default_store
+    from planner.memory.constants import CONSTANTS, constants, read_again
 
-    found, left_out = launches()
+    found, left_out = launches(default_store())
     if write:
-        page = Path(overhead.__file__).parents[2] / "docs" / "accuracy-memory.md"
+        page = CONSTANTS.parents[3] / "docs" / "accuracy-memory.md"
         if not page.parent.is_dir():
             raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
-        constants = fit(found, overhead.constants())
-        write_text(overhead.CONSTANTS, json.dumps(constants, indent=2) + "\n")
-        overhead.constants.cache_clear()
+        write_text(CONSTANTS, json.dumps(fit(found, constants()), indent=2) + "\n")
+        read_again()
         launches.cache_clear()
-        found, left_out = launches()
+        found, left_out = launches(default_store())
         write_text(page, accuracy_page(found, left_out))
-        click.echo(f"wrote {overhead.CONSTANTS} and {page}")
+        click.echo(f"wrote {CONSTANTS} and {page}")
     click.echo(accuracy_page(found, left_out).partition("## Launch by launch")[0].rstrip())
     return 0
 

@@ -7,7 +7,7 @@ fitting, the other for the report. What is fitted, each a median over the launch
 - non-torch memory, by version and by what ranks share;
 - CUDA graphs, for each layer and size;
 - the error of available KV cache memory, by model runner: the 90th percentile over all launches with known
-  flags, every source weighing alike.
+  flags, each judged by constants fitted without its own source, every source weighing alike.
 
 What no launch speaks for keeps its value, which is a figure read off the source or off a public launch.
 """
@@ -17,69 +17,19 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from planner.calibration.errors import Judged
 from planner.calibration.launches import Launch
 from planner.memory import activation, overhead
+from planner.memory.constants import using
 from planner.units import GIB
-
-
-@dataclass(frozen=True, kw_only=True)
-class Error:
-    """Predicted against measured over some launches; sizes in GiB."""
-
-    name: str
-    launches: int
-    median_gib: float
-    p90_gib: float
-    median_share: float
-    """Median of |error| / measured."""
-    over_promised: int
-    """Launches whose measured KV cache was more than 0.3 GiB below the stated range."""
 
 
 def for_fitting(launch: Launch) -> bool:
     """Which half a launch's source belongs to: by a hash of its name, so that it stays there as rows are added."""
     return hashlib.sha256(launch.source.encode()).digest()[0] % 2 == 0
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of the values lies (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def error_of(
-    name: str,
-    launches: Iterable[Launch],
-    predicted: Callable[[Launch], float | None],
-    measured: Callable[[Launch], float | None],
-) -> Error | None:
-    """None where no launch has both figures."""
-    pairs: list[tuple[float, float, Launch]] = []
-    for launch in launches:
-        ours, theirs = predicted(launch), measured(launch)
-        if ours is not None and theirs is not None:
-            pairs.append((ours, theirs, launch))
-    if not pairs:
-        return None
-    errors = [abs(ours - theirs) for ours, theirs, _ in pairs]
-    over = sum(1 for _, theirs, launch in pairs if theirs < _promised(launch) - 0.3)
-    return Error(
-        name=name,
-        launches=len(pairs),
-        median_gib=median(errors),
-        p90_gib=percentile(errors, 0.9),
-        median_share=median(abs(ours - theirs) / abs(theirs) for ours, theirs, _ in pairs if theirs),
-        over_promised=over if name == "available KV cache memory" else 0,
-    )
-
-
-def _promised(launch: Launch) -> float:
-    low = launch.estimate.available_range
-    return low[0] / GIB if low is not None else float("-inf")
 
 
 # --- fitting --------------------------------------------------------------------------------------------------------
@@ -91,28 +41,81 @@ def fit(launches: Sequence[Launch], old: Mapping[str, Any]) -> dict[str, Any]:
     Only entries that say `fit` are; one that no launch of the fitting half speaks for keeps its value and says so
     (`launches: 0`). The others state their source.
     """
-    half = [launch for launch in launches if for_fitting(launch) and not launch.inferred]
-    fitted: dict[str, Any] = {**old}
-    for name, key, value, kind, digits in (
-        ("sampler_bytes_per_logit", "value", bytes_per_logit, _runner, 2),
-        ("non_torch_bytes", "value", non_torch, _link, None),
-        ("cuda_graph_bytes", "per_layer_and_size", graph_bytes, _runner, None),
-    ):
-        fitted[name] = [_refit(entry, half, old[name], key, value, kind, digits) for entry in old[name]]
-    fitted["available_kv_error"] = [_error_entry(entry, launches) for entry in old["available_kv_error"]]
+    fitted = _fit_on([launch for launch in launches if for_fitting(launch)], old)
+    fitted["available_kv_error"] = _ranges(old, crosswise(launches, old))
     return fitted
 
 
-def _error_entry(entry: Mapping[str, Any], launches: Iterable[Launch]) -> dict[str, Any]:
-    """Where 90 % of the launches with this model runner landed, every source weighing alike: both halves."""
-    errors: list[tuple[float, str]] = []
-    for launch in launches:
-        ours, theirs = _available(launch), launch.measured("available_kv_gib")
-        if launch.flags_known and _runner(launch)["runner"] == entry["runner"] and None not in (ours, theirs):
-            errors.append((abs((ours or 0) - (theirs or 0)), launch.source))
-    if not errors:
-        return {**entry, "launches": 0}
-    return {**entry, "value": round(_by_source(errors, 0.9) * GIB), "launches": len(errors)}
+def _fit_on(launches: Iterable[Launch], old: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = [launch for launch in launches if not launch.inferred and launch.environment is None]
+    fitted: dict[str, Any] = {**old}
+    for name, key, value, kind, digits in _CONSTANTS:
+        fitted[name] = [_refit(entry, chosen, old[name], key, value, kind, digits) for entry in old[name]]
+    return fitted
+
+
+def crosswise(launches: Sequence[Launch], old: Mapping[str, Any]) -> list[Judged]:
+    """Every launch of which all is known, judged by constants that were fitted on all sources but its own.
+
+    The stated range too is that of the other sources' errors.
+    """
+    first = _without_own(launches, old, lambda _: old["available_kv_error"])
+    return _without_own(launches, old, lambda source: _ranges(old, first, without=source))
+
+
+def _without_own(
+    launches: Sequence[Launch], old: Mapping[str, Any], ranges: Callable[[str], Sequence[Mapping[str, Any]]]
+) -> list[Judged]:
+    found = []
+    for source in sorted({launch.source for launch in launches if launch.flags_known}):
+        constants = _fit_on([launch for launch in launches if launch.source != source], old)
+        with using({**constants, "available_kv_error": ranges(source)}):
+            found += [
+                Judged(launch=launch, estimate=launch.inputs.estimate(), alone=_alone(launch, constants))
+                for launch in launches
+                if launch.source == source and launch.flags_known
+            ]
+    return found
+
+
+def _alone(launch: Launch, constants: Mapping[str, Any]) -> str | None:
+    for name, _, _, kind, _ in _CONSTANTS:
+        entry = overhead.of_version(constants[name], launch.version, **kind(launch))
+        counted = name != "cuda_graph_bytes" or _counts_graphs(launch)
+        if counted and entry.get("fit") and not entry["launches"]:
+            return f"{name}, {' '.join(str(value) for value in kind(launch).values())} since {entry['from']}"
+    return None
+
+
+def _counts_graphs(launch: Launch) -> bool:
+    beside = launch.estimate.overhead
+    return beside is not None and beside.graphs_in_budget and beside.cuda_graph > 0
+
+
+def _ranges(old: Mapping[str, Any], judged: Iterable[Judged], *, without: str | None = None) -> list[dict[str, Any]]:
+    """Where 90 % of the launches with each model runner landed, judged without their source, each weighing alike.
+
+    The share is that of split conformal prediction, 0.9 (n + 1) / n of n sources. Of fewer than three nothing is
+    concluded: the value stays as it is, an assumption.
+    """
+    judged, found = tuple(judged), []
+    for entry in old["available_kv_error"]:
+        errors = [
+            (abs(each.error), each.launch.source)
+            for each in judged
+            if each.alone is None and each.error is not None and each.launch.source != without
+            if _runner(each.launch)["runner"] == entry["runner"]
+        ]
+        sources = len({source for _, source in errors})
+        if sources < _ENOUGH_SOURCES:
+            found.append({**entry, "launches": 0})
+        else:
+            value = _by_source(errors, min(1.0, 0.9 * (sources + 1) / sources))
+            found.append({**entry, "value": round(value * GIB), "launches": len(errors)})
+    return found
+
+
+_ENOUGH_SOURCES = 3
 
 
 def _by_source(errors: Sequence[tuple[float, str]], share: float) -> float:
@@ -124,11 +127,6 @@ def _by_source(errors: Sequence[tuple[float, str]], share: float) -> float:
         if reached >= share:
             return error
     return max(error for error, _ in errors)
-
-
-def _available(launch: Launch) -> float | None:
-    ranks = launch.estimate.ranks
-    return ranks[0].available_kv_bytes / GIB if ranks else None
 
 
 def _refit(
@@ -182,9 +180,18 @@ def bytes_per_logit(launch: Launch) -> float | None:
 
 
 def non_torch(launch: Launch) -> float | None:
-    """Non-torch memory in bytes, where vLLM printed it."""
-    measured, engine = launch.measured("non_torch_gib"), launch.estimate.engine
-    return None if measured is None or engine is None else measured * GIB
+    """Non-torch memory in bytes, as vLLM printed it; or what is left where all else is printed or follows from the
+    source alone (peak activation since 0.17)."""
+    printed, estimate = launch.measured("non_torch_gib"), launch.estimate
+    if printed is not None:
+        return printed * GIB
+    weights, available = launch.measured("model_loading_gib"), launch.measured("available_kv_gib")
+    beside, requested = estimate.overhead, estimate.requested_bytes
+    if beside is None or requested is None or weights is None or available is None or not launch.flags_known:
+        return None
+    if beside.basis["activation_peak"] != "assumed" or launch.inputs.model.is_multimodal or _counts_graphs(launch):
+        return None
+    return requested - (weights + available) * GIB - (beside.in_budget - beside.non_torch)
 
 
 def graph_bytes(launch: Launch) -> float | None:
@@ -195,3 +202,20 @@ def graph_bytes(launch: Launch) -> float | None:
     base = float(overhead.graph_entry(engine)["base"])
     layers = len(model.layers) / engine.pipeline_parallel_size
     return (measured * GIB - base) / (layers * len(engine.cudagraph_capture_sizes))
+
+
+_CONSTANTS: tuple[
+    tuple[
+        str,
+        str,
+        Callable[[Launch], float | None],
+        Callable[[Launch], Mapping[str, object]],
+        int | None,
+    ],
+    ...,
+] = (
+    ("sampler_bytes_per_logit", "value", bytes_per_logit, _runner, 2),
+    ("non_torch_bytes", "value", non_torch, _link, None),
+    ("cuda_graph_bytes", "per_layer_and_size", graph_bytes, _runner, None),
+)
+"""(name, the key that is fitted, what a launch says of it, which entry is a launch's, digits)."""

@@ -18,9 +18,10 @@ from planner.memory.budget import Estimate
 from planner.model.config import load_config
 from planner.request import Inputs, prepare
 
-ROWS = Path(__file__).parent.parent / "measured" / "launches.jsonl"
-OWN_ROWS = ROWS.with_name("launches-h200.jsonl")
-"""Launches made for this project, with every flag known (tools and engine arguments are in the rows)."""
+MEASURED = Path(__file__).parent.parent / "measured"
+ROWS = (MEASURED / "launches.jsonl", MEASURED / "launches-more.jsonl")
+READ_AGAIN = MEASURED / "read-again.jsonl"
+"""What a row's source says beyond the row, or what follows from it; each entry with its reason."""
 
 _ARGUMENTS = {
     "tp": "tensor_parallel_size",
@@ -35,39 +36,6 @@ _ARGUMENTS = {
 }
 """A row's keys under vLLM's names."""
 
-_FLAGS_FROM_NOTES = {
-    "a100-40-q3-8-v0191": "no flags, as the source says; the log shows max_num_batched_tokens at its default",
-    "a100-40-q3-8-v092": "the same machine and launch with an older version, as the source says",
-    "t4x2-q3-8b-lora": "max_num_seqs is given; max_num_batched_tokens at its default, as the source says",
-}
-"""Rows that leave out a flag of which their source says that it is at its default, and how."""
-
-_FLAGS_OF_THE_THREAD: Mapping[str, Mapping[str, Any]] = {
-    "vllm-27508": {"gpu_memory_utilization": 0.95, "max_num_batched_tokens": 1024},
-    "f70469032009": {"gpu_memory_used_gib": 0.88},
-    "t4x2-q3-8b-lora": {"enable_lora": True},
-    **{
-        f"f70469032009-n{slots}-": {"enable_lora": True, "max_loras": slots, "max_lora_rank": 16}
-        for slots in (1, 8, 16, 64)
-    },
-}
-"""What other rows of the same thread state of the same machine or launch, by the beginning of a row's id."""
-
-_VERSIONS = {
-    "vllm-10511-a": "0.6.4",
-    "vllm-10517-29k": "0.6.4",
-    "vllm-10517-20k": "0.6.4",
-    "vllm-10517-8b-20k": "0.6.4",
-    "vllm-23278": "0.10.1",
-    "vllm-23278-a": "0.10.1",
-    "vllm-27508": "0.11.0",
-    "vllm-27508-a": "0.11.0",
-    "f70469032009": "0.28.0",
-    "llmd-": "0.11.0",
-}
-"""Versions inferred from the date or from what the log prints, by the beginning of a row's id. llmd: the document whose
-later edition names the image; f70469032009: prints consumed memory (0.28 on) and deducts no graphs (before 0.29)."""
-
 _CARDS = (
     (r"RTX 4090 class", "RTX 4090"),
     (r"RTX 4080 class", "RTX 4080"),
@@ -79,6 +47,7 @@ _CARDS = (
     (r"^(24 ?GB|24 GB) .*(WSL|card)", "RTX 4090"),
     (r"^16 ?GB .*card", "RTX 4080"),
     (r"^48 ?GB", "L40S"),
+    (r"^96 ?GB", "RTX PRO 6000"),
     (r"^12 GB laptop|^8 GB card", "RTX 4070"),
     (r"^141GB card", "H200"),
     (r"^L4", "L4"),
@@ -93,7 +62,10 @@ class Launch:
     row: Mapping[str, Any]
     inputs: Inputs
     flags_known: bool
-    """Version, and the flags that size the profile run, were stated (or are defaults that its log shows)."""
+    """Version, and the flags that size the profile run, were stated (or are defaults that its log shows), and no
+    variable of the environment is known to change what is measured."""
+    environment: str | None = None
+    """What is known to be set there that the planner is not told."""
     inferred: tuple[str, ...] = ()
     """What the row does not state and was inferred: "version", "card"."""
 
@@ -131,12 +103,15 @@ def source_of(row: Mapping[str, Any]) -> str:
 
 
 @cache
-def launches() -> tuple[tuple[Launch, ...], Mapping[str, int]]:
-    """(the launches that can be predicted, how many rows were left out for which reason)."""
+def launches(own: Path | None = None) -> tuple[tuple[Launch, ...], Mapping[str, int]]:
+    """(the launches that can be predicted, how many rows were left out for which reason).
+
+    own: a file of the person's own measurements (`explain-log --save`), beside those of the repository.
+    """
     found: list[Launch] = []
     left_out: dict[str, int] = {}
     seen: set[str] = set()
-    for row in rows():
+    for row in rows(own):
         same = json.dumps([row["source"], row.get("date"), row["model"], row["measured"]], sort_keys=True)
         launch = launch_of(row) if same not in seen else "it stands in another row already"
         seen.add(same)
@@ -151,10 +126,24 @@ def _is_quantized(model: str) -> bool:
     return "quantization_config" in load_config(model).values
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    for path in (ROWS, OWN_ROWS):
-        if path.exists():
-            yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+def rows(own: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Every row, with what was read again in its source; keys that it takes back are gone."""
+    for path in (*ROWS, *((own,) if own is not None and own.exists() else ())):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            for reading in readings(str(row["id"])):
+                row |= reading.get("set", {})
+            yield {key: value for key, value in row.items() if value is not None}
+
+
+def readings(row_id: str) -> Iterator[Mapping[str, Any]]:
+    """The entries of READ_AGAIN for a row: by the beginning of its id."""
+    return (entry for entry in _read_again() if row_id.startswith(entry["rows"]))
+
+
+@cache
+def _read_again() -> tuple[Mapping[str, Any], ...]:
+    return tuple(json.loads(line) for line in READ_AGAIN.read_text(encoding="utf-8").splitlines())
 
 
 def version_of(row: Mapping[str, Any]) -> tuple[str | None, bool]:
@@ -162,9 +151,9 @@ def version_of(row: Mapping[str, Any]) -> tuple[str | None, bool]:
     text = str(row.get("vllm_version") or "")
     if re.fullmatch(r"\d+\.\d+(\.\d+)?(\.post\d+|\.\d+)?", text):
         return text, False
-    known = next((version for start, version in _VERSIONS.items() if str(row["id"]).startswith(start)), None)
+    known = next((entry["version"] for entry in readings(str(row["id"])) if "version" in entry), None)
     if known is not None:
-        return known, True
+        return str(known), True
     said = re.search(r"0\.(\d+)(?:\.(\d+))?", text)
     return (said[0], True) if said and int(said[1]) >= OLDEST.minor else (None, False)
 
@@ -197,14 +186,13 @@ def request_of(row: Mapping[str, Any]) -> dict[str, Any]:
         request["gpu_memory_gib"] = total
         if free is not None:
             request["gpu_memory_used_gib"] = max(0.0, round(total - free, 3))
-    for key in ("kv_cache_dtype", "dtype"):
+    for key in ("kv_cache_dtype", "dtype", "usage"):
         if row.get(key) is not None:
             request[key] = row[key]
     if row.get("ep"):
         request["enable_expert_parallel"] = True
-    for start, flags in _FLAGS_OF_THE_THREAD.items():
-        if str(row["id"]).startswith(start):
-            request |= flags
+    for reading in readings(str(row["id"])):
+        request |= reading.get("request", {})
     return {**request, **row.get("engine", {})}
 
 
@@ -228,5 +216,7 @@ def launch_of(row: Mapping[str, Any]) -> Launch | str:
         return f"it cannot be asked for: {str(error).split(';')[0][:80]}"
     stated = all(row.get(key) is not None for key in ("max_num_seqs", "max_num_batched_tokens")) or "engine" in row
     inferred = tuple(name for name, is_so in (("version", inferred_version), ("card", inferred_card)) if is_so)
-    known = not inferred and (stated or row["id"] in _FLAGS_FROM_NOTES)
-    return Launch(row=row, inputs=inputs, flags_known=known, inferred=inferred)
+    read = list(readings(str(row["id"])))
+    environment = next((reading["environment"] for reading in read if "environment" in reading), None)
+    known = not inferred and environment is None and (stated or any(reading.get("all_flags") for reading in read))
+    return Launch(row=row, inputs=inputs, flags_known=known, environment=environment, inferred=inferred)

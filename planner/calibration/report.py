@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from planner.calibration.errors import AVAILABLE, FIGURES, Error, Judged, as_shipped, errors
 from planner.calibration.failures import Failure, failures
-from planner.calibration.fit import Error, error_of, for_fitting
+from planner.calibration.fit import crosswise, for_fitting
 from planner.calibration.launches import Launch
-from planner.units import GIB
-
-Figure = Callable[[Launch], float | None]
-
-
-def predicted_weights(launch: Launch) -> float | None:
-    ranks = launch.estimate.ranks
-    return ranks[0].loading_bytes / GIB if ranks else None
-
-
-def predicted_activation(launch: Launch) -> float | None:
-    """Of the first pipeline stage: the rank whose figures a log shows first."""
-    overheads = launch.estimate.overheads
-    return overheads[0].activation_peak / GIB if overheads else None
-
-
-def predicted_available(launch: Launch) -> float | None:
-    ranks = launch.estimate.ranks
-    return ranks[0].available_kv_bytes / GIB if ranks else None
-
-
-FIGURES: tuple[tuple[str, str, Figure], ...] = (
-    ("weights", "model_loading_gib", predicted_weights),
-    ("peak activation", "activation_peak_gib", predicted_activation),
-    ("available KV cache memory", "available_kv_gib", predicted_available),
-)
-"""(name, key of the measured row, our figure)."""
+from planner.memory.constants import constants
 
 OFF_BY_GIB = 0.3
 """A launch whose available KV cache memory is further off than this is listed with its reason."""
 
 REASONS: tuple[tuple[str, str], ...] = (
-    (
-        "huikang-gptoss120b",
-        "Marlin's weights are met; 0.7 GiB more is used beside them in a notebook on Kaggle. Not explained",
-    ),
     (
         "f51771234912",
         "0.79 GiB of CUDA graphs are missing from the KV cache, as if VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=1 were "
@@ -78,50 +50,58 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("vllm-44376", "two GH200 of an unstated size and share; DeepSeek-V4, whose workspaces are not described"),
     ("dsv4flash-h200nvl", "DeepSeek-V4, whose workspaces are not described; the peak predicted for it is too high"),
     ("kimik26-h200nvl", "eight data-parallel ranks with whole experts on each; only one is in the row"),
-    ("dl22-qwen2-7b", "less is used than sampling for 256 requests takes: max_num_seqs must have been small"),
+    (
+        "dl22-qwen2-7b",
+        "FlashInfer is installed and samples, as its log says (0.9 to 0.11.0 take it where it is): 12 bytes for each "
+        "logit in place of 36",
+    ),
+    ("kaggle-gemma4-31b", "the vision tower's peak is predicted too high; the card is inferred too"),
+    ("ada48-q3-8b-awq", "a fifth of a card whose total is not known; an L40S stands in"),
 )
 """By the beginning of a row's id: why it is off. What has no mechanism yet says so."""
-
-
-def errors(launches: Iterable[Launch]) -> list[Error]:
-    launches = tuple(launches)
-    found = []
-    for name, key, ours in FIGURES:
-        error = error_of(name, launches, ours, lambda launch, key=key: launch.measured(key))  # type: ignore[misc]
-        if error is not None:
-            found.append(error)
-    return found
 
 
 def accuracy_page(launches: Sequence[Launch], left_out: Mapping[str, int]) -> str:
     """The page in Markdown."""
     stated = [launch for launch in launches if launch.flags_known]
     partly = [launch for launch in launches if not launch.flags_known and not launch.inferred]
-    lines = [
-        "# How exact the memory figures are",
-        "",
-        "Made by `vllm-fit fit-constants --write`; do not edit. GiB. Measured launches are in planner/measured, each",
-        "with its source. Constants are fitted on one half of the sources and judged on the other; a source is a",
-        "repository with all its files and threads, or one log, so that no campaign is on both sides. Peak activation",
-        "since 0.17 has no fitted constant at all. Rows whose flags, version or card are not all stated are apart.",
-        "",
-    ]
+    without_own = crosswise(launches, constants())
+    lines = ["# How exact the memory figures are", "", *_INTRODUCTION, ""]
     for title, chosen in (
-        ("Version, card and flags known: sources that were not fitted on", _half(stated, fitting=False)),
-        ("Version, card and flags known: sources that were fitted on", _half(stated, fitting=True)),
-        ("Version, card and flags known: all", stated),
-        ("Flags not all stated", partly),
-        ("Version or card inferred from dates and notes", [launch for launch in launches if launch.inferred]),
+        ("Sources that were not fitted on", as_shipped(_half(stated, fitting=False))),
+        ("Every source, by constants fitted on all others", [each for each in without_own if each.alone is None]),
+        ("Sources that were fitted on", as_shipped(_half(stated, fitting=True))),
+        ("All that is known", as_shipped(stated)),
+        ("Apart: flags or environment not all known", as_shipped(partly)),
+        ("Apart: version or card inferred", as_shipped(launch for launch in launches if launch.inferred)),
     ):
         lines += [f"## {title}", "", *_error_table(errors(chosen)), ""]
+    lines += [*_alone_table(without_own), ""]
     for title, of in (("version", _minor), ("card", _card), ("architecture", _architecture)):
-        lines += [f"## Version, card and flags known: by {title}", "", *_grouped(stated, of), ""]
+        lines += [f"## All that is known, by {title}", "", *_grouped(stated, of), ""]
     lines += ["## What is off, and why", "", f"Available KV cache memory off by more than {OFF_BY_GIB} GiB.", ""]
-    lines += [*_off_table(launches), "", "## Launches that failed", "", *_failure_table(), ""]
+    lines += [*_off_table(launches), "", "## Launches that failed", "", *_failure_lines(), ""]
     lines += ["## Launch by launch", "", *_launch_table(launches), ""]
     lines += ["## Left out", "", "| rows | because |", "|---:|---|"]
     lines += [f"| {count} | {why} |" for why, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))]
     return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = (
+    "Made by `vllm-fit fit-constants --write`; do not edit. GiB. Measured launches are in planner/measured, each with",
+    "its source; what was read again in a source, and why, in read-again.jsonl beside them. A source is a repository",
+    "with all its files and threads, or one log, so that no campaign is on both sides. Constants are fitted on one",
+    "half of the sources (by a hash of their names, so that none moves as rows are added) and judged on the other.",
+    "Stronger: every source judged by constants fitted on all others, which also makes the stated range. Peak",
+    "activation since 0.17 has no fitted constant. In the first four tables version, card and flags are all known.",
+)
+
+
+def _alone_table(judged: Iterable[Judged]) -> list[str]:
+    counts = Counter(each.alone for each in judged if each.alone is not None)
+    lines = ["Constants for which one source alone speaks, so that its launches are judged without them nowhere:", ""]
+    lines += ["| launches | constant |", "|---:|---|"]
+    return [*lines, *(f"| {count} | {name} |" for name, count in sorted(counts.items()))]
 
 
 def _half(launches: Iterable[Launch], *, fitting: bool) -> list[Launch]:
@@ -142,35 +122,33 @@ def _architecture(launch: Launch) -> str:
 
 def _error_table(found: Iterable[Error]) -> list[str]:
     lines = [
-        "| figure | launches | median error | 90th percentile | median share | over-promised |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| figure | launches | sources | median error | 90th percentile | median share | in range | over-promised |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {error.name} | {error.launches} | {error.median_gib:.3f} | {error.p90_gib:.2f} | {error.median_share:.2%} "
-        f"| {error.over_promised} |"
+        f"| {error.name} | {error.launches} | {error.sources} | {error.median_gib:.3f} | {error.p90_gib:.2f} "
+        f"| {error.median_share:.2%} | {_count(error.inside)} | {_count(error.over_promised)} |"
         for error in found
     ]
     return lines
 
 
+def _count(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
 def _grouped(launches: Sequence[Launch], of: Callable[[Launch], str]) -> list[str]:
     lines = ["| | launches | weights | peak activation | KV, median | KV, worst |", "|---|---:|---:|---:|---:|---:|"]
     for name in sorted({of(launch) for launch in launches}):
-        chosen = [launch for launch in launches if of(launch) == name]
+        chosen = as_shipped(launch for launch in launches if of(launch) == name)
         by_name = {error.name: error for error in errors(chosen)}
         cells = [f"{by_name[figure].median_share:.2%}" if figure in by_name else "" for figure, _, _ in FIGURES[:2]]
-        available = by_name.get("available KV cache memory")
+        available = by_name.get(AVAILABLE)
         cells.append(f"{available.median_gib:.2f}" if available else "")
-        worst = [abs(error) for launch in chosen if (error := error_of_available(launch)) is not None]
+        worst = [abs(case.error) for case in chosen if case.error is not None]
         cells.append(f"{max(worst):.2f}" if worst else "")
         lines.append(f"| {name} | {len(chosen)} | " + " | ".join(cells) + " |")
     return lines
-
-
-def error_of_available(launch: Launch) -> float | None:
-    """Predicted less measured, GiB."""
-    ours, theirs = predicted_available(launch), launch.measured("available_kv_gib")
-    return None if ours is None or theirs is None else ours - theirs
 
 
 def reason_of(launch: Launch) -> str | None:
@@ -179,7 +157,7 @@ def reason_of(launch: Launch) -> str | None:
 
 def off(launches: Iterable[Launch]) -> list[tuple[Launch, float]]:
     """Launches whose available KV cache memory is off by more than OFF_BY_GIB, worst first."""
-    pairs = [(launch, error) for launch in launches if (error := error_of_available(launch)) is not None]
+    pairs = [(case.launch, case.error) for case in as_shipped(launches) if case.error is not None]
     return sorted((pair for pair in pairs if abs(pair[1]) > OFF_BY_GIB), key=lambda pair: (-abs(pair[1]), pair[0].id))
 
 
@@ -191,8 +169,17 @@ def _off_table(launches: Iterable[Launch]) -> list[str]:
     return lines
 
 
-def _failure_table() -> list[str]:
-    lines = ["| launch | failed with | predicted | |", "|---|---|---|---|"]
+def _failure_lines() -> list[str]:
+    judged = [failure for failure in failures() if failure.judged]
+    asked = [failure for failure in failures() if failure.estimate is not None and failure.unknown]
+    lines = [
+        f"Of {len(failures())} failed launches {len(judged)} can be judged, all flags that decide being known: "
+        f"{sum(failure.agrees for failure in judged)} are predicted to fail in the same way. Of {len(asked)} more, "
+        f"where something was inferred, {sum(failure.agrees for failure in asked)}.",
+        "",
+        "| launch | failed with | predicted | |",
+        "|---|---|---|---|",
+    ]
     lines += [
         f"| {failure.row['id']} | {failure.kind} | {failure.predicted} | {_judgement(failure)} |"
         for failure in sorted(failures(), key=lambda failure: (not failure.judged, failure.estimate is None))
@@ -216,9 +203,10 @@ def _launch_table(launches: Iterable[Launch]) -> list[str]:
         version = f"{launch.version}{' (inferred)' if 'version' in launch.inferred else ''}"
         card = f"{launch.inputs.gpu.name}{' (stands in)' if 'card' in launch.inferred else ''}"
         cells = [launch.id, launch.inputs.model.name, version, card, str(launch.row.get("tp") or 1)]
+        case = Judged(launch=launch, estimate=launch.estimate)
         for _, key, ours in FIGURES:
             measured = launch.measured(key)
-            predicted = ours(launch) if measured is not None else None
+            predicted = ours(case) if measured is not None else None
             cells += ["" if measured is None else f"{measured:.2f}", "" if predicted is None else f"{predicted:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

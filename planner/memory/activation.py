@@ -60,8 +60,7 @@ def forward_peak(model: Model, engine: Engine) -> int:
     """gate_up's output and its activation, with hidden states, residual, norm and attention output in turn."""
     element = DTYPE_BYTES[engine.dtype]
     local = ceil_div(_mlp_width(model), engine.tensor_parallel_size)
-    eager = 2 * local if engine.enforce_eager else 0
-    widths = 3 * local + float(constants()["forward_hidden_widths"]) * model.hidden_size + eager
+    widths = 3 * local + float(constants()["forward_hidden_widths"]) * model.hidden_size
     return int(element * engine.max_num_batched_tokens * widths) + cublas_workspace(engine)
 
 

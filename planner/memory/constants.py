@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,32 @@ from planner.engine.version import VllmVersion
 CONSTANTS = Path(__file__).parent / "data" / "constants.json"
 
 
-@cache
+_instead: list[dict[str, Any]] = []
+
+
 def constants() -> dict[str, Any]:
+    return _instead[-1] if _instead else _shipped()
+
+
+@contextmanager
+def using(values: dict[str, Any]) -> Iterator[None]:
+    """Other constants than the shipped ones, to judge a launch by constants that were fitted without it."""
+    _instead.append(values)
+    try:
+        yield
+    finally:
+        _instead.pop()
+
+
+@cache
+def _shipped() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(CONSTANTS.read_text(encoding="utf-8"))
     return loaded
+
+
+def read_again() -> None:
+    """After the file was written."""
+    _shipped.cache_clear()
 
 
 def of_version(entries: Sequence[Mapping[str, Any]], version: VllmVersion, **match: object) -> Mapping[str, Any]:

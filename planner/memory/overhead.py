@@ -152,6 +152,10 @@ def _non_torch_entry(engine: Engine) -> Mapping[str, Any]:
     return _of_version("non_torch_bytes", engine.vllm_version, link=link_of(engine))
 
 
+_WITH_NVLINK = (70, 80, 90, 100, 103)
+"""Data-centre cards; NCCL opens far smaller buffers between the others, which share host memory."""
+
+
 def link_of(engine: Engine) -> str:
     """Which buffers between ranks the profile run opens.
 
@@ -162,13 +166,12 @@ def link_of(engine: Engine) -> str:
     tp = engine.tensor_parallel_size
     if tp == 1:
         return "none" if engine.pipeline_parallel_size == 1 else "stages"
-    nvlink = engine.capability is not None and engine.capability >= 90
-    if engine.vllm_version < (0, 9) and nvlink:
+    if engine.vllm_version < (0, 9) and engine.capability in (90, 100, 103):
         return "all8" if tp >= 8 else "all"
     fused = engine.capability in (90, 100) and engine.data_parallel_size == engine.pipeline_parallel_size == 1
     if fused and engine.vllm_version >= (0, 17):
         return "fused"
-    return "nccl" if engine.capability is not None and engine.capability >= 80 else "pcie"
+    return "nccl" if engine.capability in _WITH_NVLINK else "pcie"
 
 
 # --- CUDA graphs ---------------------------------------------------------------------------------------------------
@@ -198,9 +201,12 @@ def available_error(model: Model, engine: Engine, *, unified: bool = False) -> i
     """Half the width of the range where a launch is expected to land, in bytes (90 % of the measured launches did).
 
     Twice as wide where a vision tower runs, for which few launches speak; on a card whose memory is the host's too,
-    wider by what the host is seen to take and give back meanwhile.
+    wider by what the host is seen to take and give back meanwhile. Where graphs come off the KV cache, wider by their
+    estimate, which is known to a factor of two.
     """
     error = int(_of_version("available_kv_error", engine.vllm_version, runner=runner(engine))["value"])
+    if _graphs_in_budget(engine) and not engine.use_v2_model_runner:
+        error += cuda_graphs(model, engine)
     drift = int(constants()["unified_drift_bytes"]) if unified else 0
     return (2 * error if runs_encoder(model, engine) else error) + drift
 
