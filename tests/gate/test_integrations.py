@@ -93,11 +93,13 @@ def test_pre_commit_runs_the_hook(repository, tmp_path):
     assert "deploy/bad.sh:2: FAIL  Qwen/Qwen3-32B on NVIDIA L40S" in failing.stdout
 
 
-@pytest.mark.parametrize(
-    "name",
-    "a.sh a.slurm a.yaml b/.gitlab-ci.yml x.py run.mk unit.service quadlet.container plan.json Dockerfile "
-    "Dockerfile.gpu vllm.dockerfile Containerfile Makefile GNUmakefile d/Makefile.inc readme.md a.rs image.png .env notes.txt".split(),
-)
+_NAMES = """
+a.sh a.slurm a.yaml b/.gitlab-ci.yml x.py run.mk unit.service quadlet.container plan.json Dockerfile Dockerfile.gpu
+vllm.dockerfile Containerfile Makefile GNUmakefile d/Makefile.inc readme.md a.rs image.png .env notes.txt
+"""
+
+
+@pytest.mark.parametrize("name", _NAMES.split())
 def test_the_hook_is_given_every_file_that_has_a_reader(name):
     given = re.search(str(_hook()["files"]), name) is not None
     assert given == (reader_of(Path(name)) is not None)
