@@ -255,6 +255,7 @@ def fit(
 @_speed_limits
 @click.option("--prices", type=click.Path(path_type=Path), help="Card and price per hour: JSON, YAML or CSV.")
 @click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="So many lines of text.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def recommend(
     words: tuple[str, ...],
@@ -265,6 +266,7 @@ def recommend(
     output_tokens_per_s: float | None,
     prices: Path | None,
     forbid: tuple[str, ...],
+    top: int,
     form: str,
     **options: Any,
 ) -> int:
@@ -274,7 +276,7 @@ def recommend(
     request = _request(words, options)
     limits = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "output_tokens_per_s": output_tokens_per_s}
     goal = commands.goal_of(request, concurrency, 1, margin_gib, None, **limits)
-    return commands.run_recommend(request, goal, prices, forbid, form)
+    return commands.run_recommend(request, goal, prices, forbid, form, top)
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)

@@ -93,7 +93,9 @@ def run_fit(
     return 0 if plan.met else 1
 
 
-def run_recommend(request: dict[str, Any], goal: Goal, prices: Path | None, forbid: tuple[str, ...], form: str) -> int:
+def run_recommend(
+    request: dict[str, Any], goal: Goal, prices: Path | None, forbid: tuple[str, ...], form: str, top: int
+) -> int:
     """`vllm-fit recommend`: 0 when any card will do, else 1."""
     from planner.hardware.catalogue import find_gpu
     from planner.planning.recommend import read_prices, recommend, worth_trying
@@ -106,7 +108,7 @@ def run_recommend(request: dict[str, Any], goal: Goal, prices: Path | None, forb
     if form == "json":
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
     else:
-        click.echo(recommendations_text(found, goal))
+        click.echo(recommendations_text(found, goal, top))
     return 0 if found else 1
 
 

@@ -19,7 +19,7 @@ from planner.engine.args import parse_flags
 from planner.errors import InputError
 from planner.hardware.catalogue import find_gpu
 from planner.planning.alternatives import alternatives
-from planner.planning.ladder import Goal, Plan, fit
+from planner.planning.ladder import Goal, Plan, fit, request_of
 from planner.planning.recommend import read_prices, recommend
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import speed_of
@@ -208,7 +208,46 @@ def test_suggestions_keep_the_goal():
     inputs = prepare({"model": LLAMA_8B, "gpu": "H100", "max_model_len": 8192, "enforce_eager": True})
     found = suggestions(inputs, Goal(), inputs.estimate())
     assert {"--gpu-memory-utilization 0.95", "without --enforce-eager"} <= {one.flag for one in found}
-    assert next(one for one in found if "0.95" in one.flag).concurrency_after > found[0].concurrency_before
+    by_flag = {one.flag: one for one in found}
+    more = by_flag["--gpu-memory-utilization 0.95"]
+    assert more.after.concurrency > 1.03 * more.before.concurrency
+    graphs = by_flag["without --enforce-eager"]
+    assert (graphs.after.output_tokens_per_s or 0) > (graphs.before.output_tokens_per_s or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "flag"),
+    [
+        ({"model": LLAMA_8B, "gpu": "4090", "max_model_len": 8192}, "--gpu-memory-utilization"),  # a display is on it
+        ({"model": LLAMA_8B, "gpu": "H100", "gpu_memory_used_gib": 2}, "--gpu-memory-utilization"),
+        ({"model": "Qwen/Qwen3-32B", "gpu": "H100", "max_model_len": 16000}, "--max-num-seqs"),  # shorter requests come
+    ],
+)
+def test_what_could_do_harm_is_not_suggested(request_: dict[str, Any], flag: str):
+    inputs = prepare(request_)
+    estimate = inputs.estimate()
+    assert estimate.fits
+    assert not [one.flag for one in suggestions(inputs, Goal(), estimate) if one.flag.startswith(flag)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(hf_configs.names()), st.sampled_from(CARDS), st.sampled_from([None, 2000]))
+def test_suggestions_are_what_an_estimate_of_them_says(model: str, gpu: str, length: int | None):
+    """Each reaches the goal, warns of nothing new, and leaves room for what is outside the budget."""
+    goal = Goal(input_len=length)
+    if length and prepare({"model": model, "gpu": gpu}).model.max_position < 4096:
+        return
+    inputs = prepare({"model": model, "gpu": gpu, **({"max_model_len": 4096} if length else {})})
+    estimate = inputs.estimate()
+    for one in suggestions(inputs, goal, estimate):
+        words = [] if one.flag.startswith("without") else one.flag.split()
+        changed = {**request_of(inputs), **dict(parse_flags(words)[0])}
+        after = prepare(changed).estimate()
+        assert goal.met(after)
+        assert len(after.warnings) <= len(estimate.warnings)
+        if one.flag.startswith("--gpu-memory-utilization"):
+            left = (1 - changed["gpu_memory_utilization"]) * inputs.gpu.known_memory()
+            assert left >= after.outside_budget_bytes
 
 
 def test_no_alternative_is_beaten_by_another():

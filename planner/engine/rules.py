@@ -116,11 +116,14 @@ def _quantization_dtype(model: Model, gpu: Gpu, engine: Engine, quantization: Qu
 
 _EXPERTS_UNSEEN = frozenset({"DbrxForCausalLM"})
 """Their experts' count stands under a key that vLLM's get_num_experts does not read."""
+_EXPERTS_IMAGINED = frozenset({"NemotronHForCausalLM"})
+"""Their config class has a count of experts even where no layer has any."""
 
 
 def _expert_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """config/model.py _verify_with_expert_parallelism (0.33)."""
-    if engine.enable_expert_parallel and (not model.is_moe or model.architecture in _EXPERTS_UNSEEN):
+    experts = (model.is_moe and model.architecture not in _EXPERTS_UNSEEN) or model.architecture in _EXPERTS_IMAGINED
+    if engine.enable_expert_parallel and not experts:
         raise Refusal(
             "expert_parallel_without_experts",
             "Number of experts in the model must be greater than 0 when expert parallelism is enabled.",
@@ -185,6 +188,17 @@ def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quan
         )
 
 
+def _kv_cache_bfloat16(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """v1/attention/backends/triton_attn.py (0.32), the only backend of these cards."""
+    if engine.kv_cache_dtype == "bfloat16" and gpu.capability is not None and gpu.capability < 80:
+        raise Refusal(
+            "kv_cache_bfloat16",
+            f"bfloat16 KV cache is not supported on {gpu.name} (compute capability {gpu.capability / 10}); bfloat16 "
+            "requires SM80+. Re-run with --kv-cache-dtype float16.",
+            "--kv-cache-dtype",
+        )
+
+
 def _expert_balancing(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """config/parallel.py _validate_parallel_config (0.33)."""
     if not engine.args.get("enable_eplb"):
@@ -241,6 +255,7 @@ RULES: tuple[Rule, ...] = (
     _expert_parallel,
     _layers,
     _context_parallel,
+    _kv_cache_bfloat16,
     _expert_balancing,
     _lora,
     _speculation,

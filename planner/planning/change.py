@@ -25,6 +25,16 @@ class Change:
     """0 nothing, 1 hardly measurable, 2 small, 3 noticeable, 4 hardly bearable: the dearest are taken back first."""
 
     @property
+    def label(self) -> str:
+        """In a few words, as flags where it is one."""
+        words = EngineArgs(self.args).to_flags()
+        if self.model is not None:
+            words.append(self.model)
+        if self.what_if_quantization is not None:
+            words.append(f"({self.what_if_quantization} checkpoint to be made)")
+        return " ".join(words)
+
+    @property
     def flags(self) -> frozenset[str]:
         """The engine arguments it decides."""
         return frozenset(self.args) | ({"quantization"} if self.model or self.what_if_quantization else set())

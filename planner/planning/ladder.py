@@ -20,7 +20,7 @@ from planner.planning.goal import GPUS_PER_NODE, Goal, Snapshot
 from planner.planning.rungs import RUNGS, Rung, ordered, over_nodes, tensor_parallel_sizes
 from planner.planning.speed_goal import excess, missing, shortfall, speed_of
 from planner.request import Inputs
-from planner.units import ceil_div
+from planner.units import ceil_div, gib
 
 if TYPE_CHECKING:
     from planner.planning.throughput import Throughput
@@ -270,12 +270,17 @@ class _Climb:
                 best = change, inputs, estimate
                 break
         if best is None:
-            self._skip(rung, f"not legal here: {refusal.message}" if refusal else rung.nothing)
+            self._skip(rung, self._not_legal(refusal) if refusal else rung.nothing)
         elif self._room(best[1]) <= self._room(self.inputs) and not self._met(best[1]):
             self._skip(rung, "it would not help")
         else:
             gentler = tuple(change for change in tried if change.cost < best[0].cost)
             self._take(_Taken(rung=rung, change=best[0], gentler=gentler), best[1], best[2])
+
+    def _not_legal(self, refusal: Reason) -> str:
+        if refusal.code in {reason.code for reason in self.estimate.reasons}:
+            return "it would be refused for the same reason"
+        return f"not legal here: {refusal.message}"
 
     def _room(self, inputs: Inputs) -> tuple[float, ...]:
         """How far along a launch is: requests it runs, then room for them, negative when short, then how fast."""
@@ -368,7 +373,22 @@ class _Climb:
 
     def _binding(self) -> Reason:
         if self.estimate.reasons:
-            return self.estimate.reasons[0]
+            return _too_heavy(self.estimate) or self.estimate.reasons[0]
         lacking = missing(self.inputs, self.goal, self.estimate)
         assert lacking is not None
         return lacking
+
+
+def _too_heavy(estimate: Estimate) -> Reason | None:
+    """In place of vLLM's sentence, which speaks of the cache: the weights alone are more than the card."""
+    requested, rank = estimate.requested_bytes, max(estimate.ranks, key=lambda rank: rank.loading_bytes, default=None)
+    if requested is None or rank is None or rank.loading_bytes - estimate.offloaded_bytes < requested:
+        return None
+    tensor = estimate.engine.tensor_parallel_size if estimate.engine is not None else 1
+    total = tensor * sum(one.loading_bytes for one in estimate.ranks)
+    return Reason(
+        code="weights_exceed_card",
+        message=f"the weights take {gib(rank.loading_bytes)} GiB of a card even so, and vLLM may use {gib(requested)} "
+        f"GiB of it; all of them are {gib(total)} GiB, for at least {ceil_div(total, requested)} such cards",
+        flag="--tensor-parallel-size",
+    )

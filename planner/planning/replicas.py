@@ -40,6 +40,8 @@ def fit_with_replicas(
     whole = climb(inputs, goal)
     if one_way or goal.engines > 1 or (_PARALLEL & (keep | set(inputs.args))):
         return whole
+    if not whole.estimate.fits and not inputs.model.is_moe:  # experts may be spread in another way
+        return whole
     plans = [whole]
     for engines in _counts(goal):
         plans.append(climb(inputs, replace(goal, engines=engines)))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from planner.planning.alternatives import Option
 from planner.planning.goal import Goal, Snapshot
-from planner.planning.ladder import Plan, Step
+from planner.planning.ladder import Plan, Step, cards_of
 from planner.planning.recommend import Recommendation
 from planner.planning.replicas import split_words
 from planner.planning.speed_goal import limits
-from planner.planning.suggestions import Suggestion
+from planner.planning.suggestions import WORTH_NAMING, Suggestion
 from planner.text import printable
 from planner.text_report import estimate_text
 from planner.units import gib
@@ -28,14 +28,13 @@ def plan_text(plan: Plan) -> str:
         "",
         "Rungs",
     ]
-    lines.append(f"  start: {_start_words(plan)} — {_snapshot(plan.start_snapshot)}")
-    lines += [text for step in plan.steps for text in _step_lines(step)]
+    lines.append(f"  start: {_start_words(plan)} — {_snapshot(plan.start_snapshot, plan.goal)}")
+    lines += [text for step in plan.steps for text in _step_lines(step, plan.goal)]
     if not plan.steps:
         lines.append("  no rung is needed")
     lines += ["", estimate_text(plan.estimate), ""]
     if plan.met:
-        each = f" {plan.engines} times, on {plan.goal.gpus_per_engine} of the cards each" if plan.engines > 1 else ""
-        lines += [f"Launch{each}", f"  {plan.serve_command}"]
+        lines += [f"Launch{_on_which(plan)}", f"  {plan.serve_command}"]
         if plan.inputs.what_if_quantization:
             lines.append(f"  (with a {plan.inputs.what_if_quantization} checkpoint of this model in its place)")
         lines += limits_text(plan)
@@ -43,6 +42,13 @@ def plan_text(plan: Plan) -> str:
         reason = plan.binding.message if plan.binding else "no rung is left"
         lines.append(f"No plan: {reason}")
     return "\n".join(lines)
+
+
+def _on_which(plan: Plan) -> str:
+    used = cards_of(plan.inputs)
+    each = f" {plan.engines} times, on {used} of the cards each" if plan.engines > 1 else ""
+    left = plan.goal.gpus - used * plan.engines
+    return f"{each}, {left} of the {plan.goal.gpus} cards left over" if left else each
 
 
 def limits_text(plan: Plan) -> list[str]:
@@ -83,26 +89,28 @@ def _start_words(plan: Plan) -> str:
     return ", ".join(words)
 
 
-def _step_lines(step: Step) -> list[str]:
+def _step_lines(step: Step, goal: Goal) -> list[str]:
     if step.outcome == "skipped":
         return [f"  – {step.rung}: skipped, {step.why}"]
     mark = {"taken": "✓", "softened": "≈"}.get(step.outcome, "↩")
     return [
         f"  {mark} {step.rung}: {step.outcome}, {step.why}",
         f"      {step.summary}",
-        f"      before {_snapshot(step.before)}; after {_snapshot(step.after)}",
+        f"      before {_snapshot(step.before, goal)}; after {_snapshot(step.after, goal)}",
         f"      quality cost: {step.quality_cost}",
     ]
 
 
-def _snapshot(snapshot: Snapshot) -> str:
+def _snapshot(snapshot: Snapshot, goal: Goal) -> str:
     room = snapshot.available_kv_bytes
     if snapshot.status == "refused" or room is None:
         return "refused by vLLM"
-    words = f"{gib(room)} GiB for KV cache"
-    if snapshot.status == "fits":
-        return f"{words}, {snapshot.tokens:,} tokens, {snapshot.max_concurrency:.2f}x"
-    return f"{words}: does not fit"
+    if snapshot.status != "fits":
+        return f"{gib(room)} GiB for KV cache: does not fit"
+    if not snapshot.tokens:
+        return f"{gib(room)} GiB to spare, no KV cache"
+    words = f"{gib(room)} GiB for KV cache, {snapshot.tokens:,} tokens, {snapshot.max_concurrency:.2f}x"
+    return f"{words}, holds {snapshot.held:,.1f} at once" if goal.request_len is not None else words
 
 
 def splits_text(plan: Plan) -> list[str]:
@@ -131,7 +139,17 @@ def suggestions_text(found: Sequence[Suggestion]) -> list[str]:
 
 
 def _suggestion(one: Suggestion) -> str:
-    return f"  {one.flag:32} {_count(one.concurrency_before)} → {_count(one.concurrency_after)} at once; {one.why}"
+    before, after = one.before, one.after
+    figures = []
+    if round(before.concurrency, 1) != round(after.concurrency, 1):
+        figures.append(f"{_count(before.concurrency)} → {_count(after.concurrency)} at once")
+    rates = before.output_tokens_per_s, after.output_tokens_per_s
+    if rates[0] and rates[1] and abs(rates[1] / rates[0] - 1) >= WORTH_NAMING:
+        figures.append(f"{rates[0]:,.0f} → {rates[1]:,.0f} output tokens/s")
+    waits = before.ttft_ms, after.ttft_ms
+    if waits[0] and waits[1] and abs(waits[1] / waits[0] - 1) >= WORTH_NAMING:
+        figures.append(f"TTFT {waits[0]:,.0f} → {waits[1]:,.0f} ms")
+    return f"  {one.flag:32} {''.join(f'{figure}; ' for figure in figures)}{one.why}"
 
 
 def alternatives_text(found: Sequence[Option]) -> list[str]:
@@ -151,18 +169,35 @@ def alternatives_text(found: Sequence[Option]) -> list[str]:
     return lines
 
 
-def recommendations_text(found: Sequence[Recommendation], goal: Goal) -> str:
+def recommendations_text(found: Sequence[Recommendation], goal: Goal, shown: int) -> str:
+    """A table of the first `shown`."""
+    wanted = f"{goal_words(goal)} at once{limits_words(goal)}"
     if not found:
-        return f"no card of the catalogue holds {goal_words(goal)}, eight of them together included"
+        return f"no card of the catalogue serves {wanted}, eight of them together included"
     priced = any(one.price_per_hour is not None for one in found)
-    lines = [f"For {goal_words(goal)} at once{', by price' if priced else ', by the memory of all cards'}:", ""]
-    for one in found:
-        plan = one.plan
-        held = plan.goal.held(plan.estimate) * plan.engines
-        price = "" if not priced else f"{one.price_per_hour:9.2f}/h " if one.price_per_hour is not None else " " * 12
-        how = "; ".join(change.summary for change in plan.changes) or "as it is"
-        lines.append(f"  {price}{one.gpus} x {one.gpu.name:44} {split_words(plan):22} holds {_count(held):>8}; {how}")
+    rows: list[tuple[str, ...]] = [("per hour", "cards", "used as", "at once", "tokens/s", "quality cost", "changes")]
+    rows += [_recommendation(one) for one in found[:shown]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"For {wanted}{', by price' if priced else ', by the memory of all cards'}:", ""]
+    for row in rows:
+        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, "><<>><<", widths, strict=True)]
+        lines.append("  " + "  ".join(cells if priced else cells[1:]).rstrip())
+    if len(found) > shown:
+        lines += ["", f"  and {len(found) - shown} more (--top {len(found)} shows all)"]
     return "\n".join(lines)
+
+
+def _recommendation(one: Recommendation) -> tuple[str, ...]:
+    plan = one.plan
+    return (
+        "" if one.price_per_hour is None else f"{one.price_per_hour:.2f}",
+        f"{one.gpus} x {one.gpu.name}",
+        split_words(plan),
+        _count(plan.goal.held(plan.estimate) * plan.engines),
+        f"{plan.output_tokens_per_s:,.0f}" if plan.speed is not None else "",
+        COSTS[plan.cost],
+        " ".join(printable(change.label) for change in plan.changes) or "none",
+    )
 
 
 def _speed(one: Option) -> str:

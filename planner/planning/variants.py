@@ -93,16 +93,17 @@ def quantized_variants(inputs: Inputs, *, refused: bool = False) -> Iterator[Var
         yield from _ONLINE
         if inputs.model.is_moe:
             yield from _ONLINE_EXPERTS
-        yield from _known(known, below=16)
+        yield from _known(known, inputs.gpu.capability, below=16)
         yield from _to_be_made(known, inputs.gpu.capability)
         return
     bits = inputs.quantization.about.bits_per_weight
     if inputs.args.get("quantization") is None:
-        yield from _known(known, below=16 if refused else bits - 1)
+        yield from _known(known, inputs.gpu.capability, below=16 if refused else bits - 1)
 
 
-def _known(known: Mapping[str, str], *, below: float) -> Iterator[Variant]:
-    for form in _FORMATS:
+def _known(known: Mapping[str, str], capability: int | None, *, below: float) -> Iterator[Variant]:
+    """Of the same cost, first what the card computes in."""
+    for form in sorted(_FORMATS, key=lambda form: (form.cost, (capability or 0) < form.least_capability)):
         if form.name in known and form.bits < below:
             yield Variant(
                 summary=f"the {form.name} checkpoint {known[form.name]}",

@@ -40,6 +40,7 @@ _OUR_WORDS = (
     "device type meta",
     "'Meta' backend",
     "requires the timm library",
+    "all2all_manager is not None",
     "is not installed",
 )
 
@@ -96,6 +97,8 @@ def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         stage_config = config if stage == 0 else copy.deepcopy(pristine)
         with _distributed(stage_config, rank=stage * tp, tp=tp, pp=pp, dp=dp):
             model = _build(stage_config, finish=want_weights)
+            if request.get("worker_checks"):
+                _worker_checks(stage_config, model)
             if amounts is not None and kv_error is None:
                 try:
                     stage_spec, stage_layouts, stage_backends = kv_plan.stage_specs(stage_config)
@@ -284,6 +287,16 @@ def _build(config: Any, *, finish: bool) -> torch.nn.Module:
                 _quantize_online(model)
                 process_weights_after_loading(model, config.model_config, meta)
     return model
+
+
+def _worker_checks(config: Any, model: torch.nn.Module) -> None:
+    """What a worker refuses besides (v1/worker/gpu_worker.py init_device, lora_model_runner_mixin.py)."""
+    from vllm.model_executor.models import supports_lora
+    from vllm.platforms import current_platform
+
+    current_platform.check_if_supports_dtype(config.model_config.dtype)
+    if config.lora_config is not None and not supports_lora(model):
+        raise ValueError(f"{type(model).__name__} does not support LoRA yet.")
 
 
 def _quantize_online(model: torch.nn.Module) -> None:
