@@ -112,7 +112,7 @@ def limits(goal: Goal, speed: Throughput) -> Iterator[Limit]:
                 wanted=f"at most {wanted:g} ms are wanted",
                 predicted=f"the predicted mean {words} is {predicted:,.1f} ms",
                 excess=predicted / wanted,
-                error=errors.get(code.upper()),
+                error=errors.get(code),
             )
     if goal.output_tokens_per_s is not None:
         made = point.output_tokens_per_s * goal.engines
@@ -122,5 +122,5 @@ def limits(goal: Goal, speed: Throughput) -> Iterator[Limit]:
             wanted=f"{goal.output_tokens_per_s:,g} are wanted",
             predicted=f"the predicted output at {goal.concurrency:g} at once is {made:,.0f} tokens/s",
             excess=goal.output_tokens_per_s / made,
-            error=errors.get("TPOT"),
+            error=errors.get("output"),
         )
