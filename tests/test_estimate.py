@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from planner import cli
 from planner.errors import InputError
@@ -196,36 +194,6 @@ def test_the_estimate_path_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-REQUESTS = st.fixed_dictionaries(
-    {
-        "gpu": st.sampled_from(["L4", "4090", "A100-40", "L40S", "H100", "H200", "B200"]),
-        "max_model_len": st.integers(256, 65536),
-        "tensor_parallel_size": st.sampled_from([1, 2, 4]),
-        "kv_cache_dtype": st.sampled_from(["auto", "fp8"]),
-    }
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(REQUESTS, st.floats(0.5, 0.94), st.floats(0.001, 0.05))
-def test_more_memory_never_gives_fewer_tokens(request_: dict[str, object], share: float, more: float):
-    base = {**request_, "model": "meta-llama/Llama-3.1-8B-Instruct"}
-
-    def tokens(utilization: float) -> int:
-        result = prepare({**base, "gpu_memory_utilization": utilization}).estimate()
-        return result.kv_cache.tokens if result.kv_cache and result.fits else 0
-
-    assert tokens(share + more) >= tokens(share)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(["meta-llama/Llama-3.1-70B-Instruct", "Qwen/Qwen3-32B", "mistralai/Mistral-7B-v0.1"]))
-def test_larger_tp_never_takes_more_weights(model: str):
-    sizes = [answer({"model": model, "gpu": "B200", "tensor_parallel_size": tp})["memory"] for tp in (1, 2, 4, 8)]
-    weights = [memory["weights_bytes"] for memory in sizes]
-    assert weights == sorted(weights, reverse=True)
 
 
 def test_unknown_request_keys_are_errors():

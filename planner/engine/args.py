@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from planner import strict_json
 from planner.errors import InputError
 from planner.text import did_you_mean, has_hidden, nearest, printable, shown
 
@@ -42,14 +43,15 @@ _REMOVED = {
 
 
 class EngineArgs(Mapping[str, JsonValue]):
-    """The engine arguments a person gave, under vLLM's Python names; what is absent, vLLM decides by itself."""
+    """The engine arguments a person gave, under vLLM's Python names; what is absent or None, vLLM decides by itself."""
 
     def __init__(self, values: Mapping[str, JsonValue] | None = None, **more: JsonValue) -> None:
-        self._values = {**(values or {}), **more}
-        if self._values.get("max_model_len") == "auto":
-            self._values["max_model_len"] = -1
-        for name, value in self._values.items():
+        every = {**(values or {}), **more}
+        if every.get("max_model_len") == "auto":
+            every["max_model_len"] = -1
+        for name, value in every.items():
             _check(name, value)
+        self._values = {name: value for name, value in every.items() if value is not None}
 
     def __getitem__(self, name: str) -> JsonValue:
         return self._values[name]
@@ -68,8 +70,7 @@ class EngineArgs(Mapping[str, JsonValue]):
 
     def with_(self, **changes: JsonValue) -> EngineArgs:
         """A copy with these changes; None takes an argument back."""
-        values = {**self._values, **changes}
-        return EngineArgs({name: value for name, value in values.items() if value is not None})
+        return EngineArgs({**self._values, **changes})
 
     def to_flags(self) -> list[str]:
         """As words of a command line, in the order given."""
@@ -97,9 +98,11 @@ def parse_flags(words: Sequence[str]) -> tuple[EngineArgs, list[str]]:
         raise InputError(f"unknown flag {printable(flag)}{hint or '; see `vllm serve --help`'}")
     values = {name: value for name, value in vars(namespace).items() if name not in _table()["server"]}
     for name, path, value in nested:
-        target = values.setdefault(name, {})
-        for key in path[:-1]:
+        target = values
+        for key in (name, *path[:-1]):
             target = target.setdefault(key, {})
+            if not isinstance(target, dict):
+                raise InputError(f"{flag_of(name)}.{'.'.join(path)}: {printable(key)} is given as {shown(target)} too")
         target[path[-1]] = value
     return EngineArgs(values), rest
 
@@ -198,6 +201,10 @@ def _fits(kind: str, value: JsonValue) -> bool:
         return isinstance(value, bool)
     if kind == "str":
         return isinstance(value, str) and not has_hidden(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
     return True
 
 
@@ -211,7 +218,7 @@ def _flag_words(name: str, value: JsonValue) -> list[str]:
         return [negative] if negative else []
     if isinstance(value, list) and "nargs" in entry:
         return [flag, *map(str, value)]
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list) or entry["kind"] == "json":
         return [flag, json.dumps(value)]
     return [flag, str(value)]
 
@@ -293,8 +300,8 @@ def _split_nested(
 
 def _loose(text: str) -> JsonValue:
     try:
-        return json.loads(text)
-    except ValueError:
+        return strict_json.parse(text, "")
+    except InputError:
         return text
 
 
@@ -319,9 +326,9 @@ def human_int(text: str) -> int | str:
 
 def _json(text: str) -> JsonValue:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not valid JSON: {text[:60]!r}") from error
+        return strict_json.parse(text, shown(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 _READERS: dict[str, Any] = {"int": int, "human_int": human_int, "float": float, "str": str, "json": _json}
