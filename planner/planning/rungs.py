@@ -161,12 +161,13 @@ def _smaller_context(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) 
             cost=3,
         )
 
-    low, high = min(goal.shortest_context, wanted - 1) - 1, wanted - 1
+    low, high = goal.shortest_context, wanted - 1
+    if low > high or not enough(at(low)):
+        return
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if enough(at(middle)) else (low, middle - 1)
-    if low >= goal.shortest_context:
-        yield at(low)
+    yield at(low)
 
 
 def _offload(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
