@@ -20,14 +20,26 @@ def render(outcomes: Sequence[Outcome]) -> str:
     results = [
         _result(outcome, reason) for outcome in outcomes if outcome.verdict != "pass" for reason in outcome.reasons
     ]
-    rules = [model.ReportingDescriptor(id=code) for code in dict.fromkeys(result.rule_id for result in results) if code]
+    rules = [_rule(code) for code in dict.fromkeys(result.rule_id for result in results) if code]
     driver = model.ToolDriver(name="vllm-fit", version=__version__, rules=rules)
     log = model.Sarif(
         version="2.1.0",
-        runs=[model.Run(tool=model.Tool(driver=driver), results=results, column_kind="unicodeCodePoints")],
+        runs=[model.Run(tool=model.Tool(driver=driver), results=results)],
         **{"$schema": SCHEMA},
     )
     return f"{log.model_dump_json(by_alias=True, exclude_none=True, indent=2)}\n"
+
+
+def _rule(code: str) -> model.ReportingDescriptor:
+    """What GitHub asks of a rule."""
+    what = code.removeprefix("policy_").replace("_", " ")
+    kind = "breaks the team's policy" if code.startswith("policy_") else "would not start, or cannot be judged"
+    return model.ReportingDescriptor(
+        id=code,
+        short_description=model.Message(text=f"vLLM launch: {what}."),
+        full_description=model.Message(text=f"A vLLM launch in a deployment file {kind}: {what}."),
+        help=model.Message(text="The message names the flag to change, and holds a fix where one is known."),
+    )
 
 
 def _result(outcome: Outcome, reason: Reason) -> model.Result:
