@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from planner.errors import Reason
 from planner.gate.launch import Launch
+from planner.text import printable
 
 Verdict = Literal["pass", "warn", "fail", "unknown"]
 VERDICTS: tuple[Verdict, ...] = ("pass", "warn", "fail", "unknown")
@@ -31,6 +32,13 @@ class Outcome:
     """Tokens of KV cache of a launch that starts."""
     change: Mapping[str, Any] | None = None
     """With --changed-since: verdict and kv_tokens, before and now."""
+
+    @property
+    def explanation(self) -> str:
+        """The reasons, a line each, and the fix; without anything that a terminal acts on."""
+        text = "\n".join(reason.message for reason in self.reasons)
+        text += f"\nFix:\n{self.fix}" if self.fix is not None else ""
+        return "\n".join(printable(line, 1000) for line in text.splitlines())
 
     def to_dict(self) -> dict[str, Any]:
         answer = {

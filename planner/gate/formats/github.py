@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from planner.gate.formats.text import render as render_text
 from planner.gate.outcome import Outcome
+from planner.text import printable
 
 _COMMANDS = {"warn": "warning", "fail": "error", "unknown": "error"}
 
@@ -24,11 +25,8 @@ def _annotation(outcome: Outcome) -> str:
         "endLine": str(launch.end_line),
         "title": f"vllm-fit: {launch.model or 'vLLM launch'} {_STATES[outcome.verdict]}",
     }
-    message = "\n".join(reason.message for reason in outcome.reasons)
-    if outcome.fix is not None:
-        message += f"\nFix:\n{outcome.fix}"
-    properties = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in place.items())
-    return f"::{command} {properties}::{_escaped(message)}\n"
+    properties = ",".join(f"{name}={_escaped(printable(value), ':,')}" for name, value in place.items())
+    return f"::{command} {properties}::{_escaped(outcome.explanation)}\n"
 
 
 _STATES = {"warn": "starts, with a warning", "fail": "would not start or breaks the policy", "unknown": "is unknown"}

@@ -10,6 +10,7 @@ from sarif_pydantic import sarif as model
 from planner import __version__
 from planner.errors import Reason
 from planner.gate.outcome import Outcome
+from planner.text import printable
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {"fail": "error", "unknown": "error", "warn": "warning"}
@@ -45,9 +46,8 @@ def _rule(code: str) -> model.ReportingDescriptor:
 def _result(outcome: Outcome, reason: Reason) -> model.Result:
     launch = outcome.launch
     level = _LEVELS[outcome.verdict] if outcome.fails else "warning"
-    text = f"{launch.model}: {reason.message}" if launch.model else reason.message
-    if outcome.fix is not None and reason is outcome.reasons[0]:
-        text += f"\n\nFix:\n\n{outcome.fix}"
+    text = outcome.explanation if reason is outcome.reasons[0] else printable(reason.message, 1000)
+    text = f"{printable(launch.model)}: {text}" if launch.model else text
     place = model.PhysicalLocation(
         artifact_location=model.ArtifactLocation(uri=quote(launch.file)),
         region=model.Region(start_line=launch.line, end_line=launch.end_line),
