@@ -43,10 +43,8 @@ PRIORS: Mapping[str, tuple[float, float]] = {
     "link_latency_us.nvlink": (8.0, 0.7),
     "link_latency_us.pcie": (30.0, 0.7),
     "link_latency_us.node": (60.0, 0.7),
-    "unpacking_gbs": (
-        11.0,
-        0.4,
-    ),  # DeepSeek's experts on an H20, 5.05 GB in 2.97 ms: github.com/flagos-ai/FlagGems/pull/3609
+    # DeepSeek's experts on an H20, 5.05 GB in 2.97 ms by Marlin: github.com/flagos-ai/FlagGems/pull/3609
+    "unpacking_gbs": (11.0, 0.4),
     "layer_us": (30.0, 0.5),
     "expert_layer_us": (30.0, 0.7),
     "state_layer_us": (30.0, 0.7),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, inf
@@ -37,6 +37,9 @@ FILES = ("serving.jsonl", "serving-more.jsonl")
 
 RANGE_RATIO_MEAN = 0.9
 """Mean length over the length named, in serving.jsonl."""
+
+DISTURBED = 1.1
+"""More requests at once never take less time a token; measurements of the same launch differ by up to 5 %."""
 
 STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
     ("meta-llama/Llama-3.1-70B", "fp8"): ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", None),
@@ -183,9 +186,17 @@ def cases() -> tuple[tuple[Case, ...], Mapping[str, int]]:
     found: list[Case] = []
     left_out: dict[str, int] = {}
     seen: set[object] = set()
-    for file, row in _rows():
+    rows = list(_rows())
+    fastest = _fastest(row for _, row in rows)
+    for file, row in rows:
         same = _figures(row)
-        case = _case(file, row) if same not in seen else "it repeats the figures of another row"
+        case: Case | str
+        if same in seen:
+            case = "it repeats the figures of another row"
+        elif "tpot_ms" in row and row["tpot_ms"] > DISTURBED * fastest.get(_launched(row, 2), inf):
+            case = "its TPOT is above that of twice as many requests at once on the same launch: it was disturbed"
+        else:
+            case = _case(file, row)
         seen.add(same)
         if isinstance(case, Case):
             found.append(case)
@@ -199,6 +210,22 @@ def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
         lines = [json.loads(line) for line in (MEASURED / file).read_text(encoding="utf-8").splitlines()]
         # Of rows with the same figures the one that names fewest replicas is kept.
         yield from ((file, row) for row in sorted(lines, key=lambda row: row.get("data_parallel_size") or 1))
+
+
+def _fastest(rows: Iterable[Mapping[str, Any]]) -> dict[object, float]:
+    """The least TPOT (ms) that serving.jsonl has for each launch and concurrency."""
+    found: dict[object, float] = {}
+    for row in rows:
+        if "tpot_ms" in row:
+            key = _launched(row, 1)
+            found[key] = min(row["tpot_ms"], found.get(key, inf))
+    return found
+
+
+def _launched(row: Mapping[str, Any], times: int) -> object:
+    """A launch and its load, with so many times the requests at once."""
+    names = ("model", "gpu", "weights_precision", "vllm_version", "input_len", "output_len", "tensor_parallel_size")
+    return (*(row.get(name) for name in names), row.get("moe_ep_size"), times * (row.get("concurrency") or 0))
 
 
 def _figures(row: Mapping[str, Any]) -> object:
