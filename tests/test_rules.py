@@ -71,6 +71,26 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str | None]] = [
         "max_cpu_loras",
         "--max-cpu-loras",
     ),
+    ({"gpu": "MI300X", "quantization": "experts_int8"}, {"quantization": "fp8"}, "", "--quantization"),
+    (
+        {"gpu": "MI210", "quantization": "fp8"},
+        {"quantization": "fp8_per_block"},
+        "quantization_needs_fp8",
+        "--quantization",
+    ),
+    ({"gpu": "MI210", "quantization": "fp8"}, {"gpu": "MI300X"}, "quantization_needs_fp8", "--quantization"),
+    (
+        {"gpu": "T4", "kv_cache_dtype": "bfloat16"},
+        {"kv_cache_dtype": "float16"},
+        "kv_cache_bfloat16",
+        "--kv-cache-dtype",
+    ),
+    (
+        {"model": "RedHatAI/Llama-3.1-8B-Instruct-NVFP4", "gpu": "V100-32GB-PCIe"},
+        {"gpu": "T4"},
+        "quantization_needs_capability",
+        "--quantization",
+    ),
     (
         {"max_num_seqs": 512, "max_num_batched_tokens": 256},
         {"max_num_seqs": 256},
@@ -92,6 +112,18 @@ def test_a_refusal_and_the_launch_beside_it(
     assert reason["message"]
     beside = answer({key: value for key, value in {**BASE, **changes, **instead}.items() if value is not None})
     assert beside["status"] != "refused", beside["reasons"]
+
+
+def test_modelopt_checkpoints_are_taken_on_rocm():
+    assert answer({"model": "nvidia/Llama-3.1-70B-Instruct-FP8", "gpu": "MI300X"})["status"] == "fits"
+
+
+def test_a_small_batch_is_raised_to_one_video():
+    """Gemma 4 attends both ways within an item, so that it must fit in one step (32 frames of 78 tokens)."""
+    base = {"model": "google/gemma-4-31B-it", "tensor_parallel_size": 4, "max_model_len": 8192}
+    for gpu, tokens in (("L4", 2496), ("H100", 8192)):
+        assert answer({**base, "gpu": gpu})["engine"]["max_num_batched_tokens"] == tokens
+    assert answer({**base, "gpu": "L4", "max_num_batched_tokens": 512})["engine"]["max_num_batched_tokens"] == 512
 
 
 def test_lora_rank_1_came_in_0_11():

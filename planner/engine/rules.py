@@ -169,14 +169,23 @@ _ON_ROCM = frozenset(
 """RocmPlatform.supported_quantization (platforms/rocm.py, 0.32), and what earlier versions had besides."""
 
 
+_SCALED_FP8 = frozenset({"fp8", "fp8_per_tensor", "fp8_per_channel"})
+_FP8_ARCHITECTURES = ("gfx94", "gfx95", "gfx12")
+"""platforms/rocm.py supports_fp8 (0.32); without it, only weights scaled in blocks have a kernel."""
+
+
 def _quantization_platform(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """platforms/interface.py verify_quantization (0.32)."""
     if quantization is None or gpu.kind != "rocm":
         return
-    named = str(engine.quantization or quantization.parameters.get("quant_method"))
+    named = str(engine.quantization or quantization.name)
     if named not in _ON_ROCM:
         message = f"{named} quantization is currently not supported in rocm."
         raise Refusal("quantization_platform", message, "--quantization")
+    in_blocks = named == "fp8_per_block" or quantization.parameters.get("weight_block_size") is not None
+    if named in _SCALED_FP8 and not in_blocks and not (gpu.compute_capability or "").startswith(_FP8_ARCHITECTURES):
+        message = f"Failed to find a kernel that can implement the ScaledMM linear layer: {gpu.name} has no fp8."
+        raise Refusal("quantization_needs_fp8", message, "--quantization")
 
 
 def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
