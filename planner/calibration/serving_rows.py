@@ -181,15 +181,12 @@ class Case:
 
 
 @cache
-def cases(*own: Path) -> tuple[tuple[Case, ...], Mapping[str, int]]:
-    """(the measurements that can be predicted, how many rows were left out for which reason).
-
-    own: files of the person's own measurements (`history --export serving`), beside those of the repository.
-    """
+def cases() -> tuple[tuple[Case, ...], Mapping[str, int]]:
+    """(the measurements that can be predicted, how many rows were left out for which reason)."""
     found: list[Case] = []
     left_out: dict[str, int] = {}
     seen: set[object] = set()
-    rows = list(_rows(own))
+    rows = list(_rows())
     fastest = _fastest(row for _, row in rows)
     for file, row in rows:
         same = _figures(row)
@@ -208,13 +205,11 @@ def cases(*own: Path) -> tuple[tuple[Case, ...], Mapping[str, int]]:
     return tuple(found), left_out
 
 
-def _rows(own: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
     for file in FILES:
         lines = [json.loads(line) for line in (MEASURED / file).read_text(encoding="utf-8").splitlines()]
         # Of rows with the same figures the one that names fewest replicas is kept.
         yield from ((file, row) for row in sorted(lines, key=lambda row: row.get("data_parallel_size") or 1))
-    for path in own:
-        yield from ((FILES[1], json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def _fastest(rows: Iterable[Mapping[str, Any]]) -> dict[object, float]:

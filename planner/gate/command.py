@@ -37,6 +37,8 @@ class Context:
     gpus: int | None = None
     depth: int = 0
     """How many scripts and wrappers are around it."""
+    in_container: bool = False
+    """Whether these are words of `docker run`."""
     settle: bool = False
     """Whether line and end_line stay as they are, whatever lines a script inside takes."""
 
@@ -131,7 +133,13 @@ def _container(words: Sequence[Word], context: Context) -> list[Launch]:
         return []
     gpus = run.gpus if run.gpus is not None else context.gpus
     inside = replace(
-        context, image=run.image, version=None, gpus=gpus, environment=run.environment, depth=context.depth + 1
+        context,
+        image=run.image,
+        version=None,
+        gpus=gpus,
+        environment=run.environment,
+        depth=context.depth + 1,
+        in_container=True,
     )
     if run.entrypoint is not None:
         return launches_of([run.entrypoint, *run.arguments], inside) or _search(run.arguments, inside)
@@ -189,6 +197,8 @@ def _search(words: Sequence[Word], context: Context) -> list[Launch]:
         if "vllm" in script and re.search(r"\s", script):
             return _nested(replace(word, text=script), context.deeper(environment))
         handler = None if text.startswith("-") or word.unknown else _handler(word)
+        if handler is _container and context.in_container:
+            continue  # not only unlikely: words of which each might be one would be tried in every combination
         if handler is not None and handler is not _wrapper:
             found = handler(words[index:], context.deeper(environment))
             if found:

@@ -102,7 +102,7 @@ def documents(text: str, where: str) -> list[AnyNode]:
     """The documents of a YAML text, those that are empty left out."""
     builder = _Builder(where)
     try:
-        for event in yaml.parse(text, _LOADER):
+        for event in yaml.parse(text.translate(_OTHER_BREAKS), _LOADER):
             builder.add(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -141,6 +141,8 @@ def walk(node: AnyNode) -> Iterator[AnyNode]:
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_OTHER_BREAKS = dict.fromkeys((0x0D, 0x85, 0x2028, 0x2029), " ")
+"""What ends a line for YAML 1.1 and for no editor: lines would be counted otherwise than everywhere else."""
 _MERGE = "<<"
 _NULLS = ("", "~", "null", "Null", "NULL")
 

@@ -120,6 +120,24 @@ def test_links_out_of_the_tree_and_circles_of_folders(tmp_path):
     assert [(launch["file"], launch["verdict"]) for launch in launches] == [("compose.yaml", "unknown")]
 
 
+def test_words_that_might_each_begin_a_command_are_not_tried_in_every_combination(tmp_path):
+    line = "docker run -d --name vllm --restart unless-stopped --gpus 2 \\\n"
+    (tmp_path / "serve.sh").write_text(
+        line * 40 + "  vllm/vllm-openai:v0.11.0 --model Qwen/Qwen3-4B --max-model-len 8192\n"
+    )
+    (tmp_path / "sudo.sh").write_text("sudo env exec docker run -it sh -c " * 40 + VLLM)
+    code, _, _ = _gate(tmp_path)
+    assert code in (0, 1)
+
+
+def test_an_environment_of_odd_names(tmp_path):
+    (tmp_path / "Dockerfile").write_text(
+        'FROM x\nENV 9=a ²=b 99999999=c\nENTRYPOINT ["sh", "-c", "' + VLLM.strip() + '"]\n'
+    )
+    code, launches, _ = _gate(tmp_path)
+    assert (code, len(launches)) == (0, 1)
+
+
 def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "null.sh").symlink_to("/dev/zero")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from planner.gate.launch import Word
@@ -53,9 +54,9 @@ def initial(environment: Mapping[str, str | None], line: int) -> State:
     positional: dict[int, Word] = {}
     for name, text in environment.items():
         word = Word(text=f"${name}" if text is None else text, line=line, unknown=f"${name}" if text is None else None)
-        if name.isdigit():
+        if name.isascii() and name.isdigit() and len(name) < 4:
             positional[int(name)] = word
         else:
             variables[name] = (word,)
-    given = tuple(positional[index] for index in range(1, len(positional))) if positional else None
+    given = tuple(positional[i] for i in takewhile(positional.__contains__, count(1))) if positional else None
     return State(variables=variables, exported=frozenset(variables), positional=given)
