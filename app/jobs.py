@@ -41,7 +41,7 @@ class Job:
             found = json.loads("".join(self.output))
         except ValueError:
             return None
-        return found if isinstance(found, dict) and "comparisons" in found else None
+        return found if isinstance(found, dict) and found.get("measurement") else None
 
     def cancel(self) -> None:
         """As Ctrl-C does: the command ends the engine and its workers before itself."""

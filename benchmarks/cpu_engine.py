@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from planner.engine.launch import Listener, launch
+from planner.engine.launch import launch
 from planner.hardware.cpu_speed import CpuSpeed, measure
 from planner.planning.throughput import predict
 from planner.request import Workload, prepare
@@ -53,7 +53,7 @@ def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], CpuSpeed]:
     if trial.spec is None:
         raise SystemExit(trial.obstacle)
     before = measure()
-    measurement = launch(trial.spec, Listener(on_progress=lambda _: None, on_event=lambda _: None))
+    measurement = launch(trial.spec)
     after = measure()
     speed = replace(
         before,

@@ -450,11 +450,17 @@ def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema:
 @cli.command("fit-constants")
 @click.option("--write", is_flag=True, help="Write the constants file and its page in docs/, in a source tree.")
 @click.option("--serving", is_flag=True, help="Those of the speed model, on measured serving, instead of memory's.")
-def fit_constants(write: bool, serving: bool) -> int:
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your own measurements besides (`history --export`; several times).",
+)
+def fit_constants(write: bool, serving: bool, also: tuple[Path, ...]) -> int:
     """Fit the few constants on measured launches, and show how wrong they are on launches of other sources."""
     from planner.commands import run_fit_constants, run_fit_serving
 
-    return run_fit_serving(write) if serving else run_fit_constants(write)
+    return run_fit_serving(write, also) if serving else run_fit_constants(write, also)
 
 
 @cli.command()

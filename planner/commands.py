@@ -65,7 +65,7 @@ def write_report(plan: Path, output: Path) -> int:
     return 0
 
 
-def run_fit_constants(write: bool) -> int:
+def run_fit_constants(write: bool, also: tuple[Path, ...]) -> int:
     """`vllm-fit fit-constants`: prints the errors; with `write`, renews the constants file and the accuracy page."""
     from planner.calibration.fit import fit
     from planner.calibration.launches import launches
@@ -73,7 +73,7 @@ def run_fit_constants(write: bool) -> int:
     from planner.logs import default_store
     from planner.memory.constants import CONSTANTS, constants, read_again
 
-    found, left_out = launches(default_store())
+    found, left_out = launches(default_store(), *also)
     if write:
         page = CONSTANTS.parents[3] / "docs" / "accuracy-memory.md"
         if not page.parent.is_dir():
@@ -81,20 +81,20 @@ def run_fit_constants(write: bool) -> int:
         write_text(CONSTANTS, json.dumps(fit(found, constants()), indent=2) + "\n")
         read_again()
         launches.cache_clear()
-        found, left_out = launches(default_store())
+        found, left_out = launches(default_store(), *also)
         write_text(page, accuracy_page(found, left_out))
         click.echo(f"wrote {CONSTANTS} and {page}")
     click.echo(accuracy_page(found, left_out).partition("## Launch by launch")[0].rstrip())
     return 0
 
 
-def run_fit_serving(write: bool) -> int:
+def run_fit_serving(write: bool, also: tuple[Path, ...]) -> int:
     """`vllm-fit fit-constants --serving`: prints the errors; with `write`, fits again and renews file and page."""
     from planner.calibration import serving
     from planner.calibration.serving_rows import cases
     from planner.planning.throughput.rates import CONSTANTS
 
-    found, left_out = cases()
+    found, left_out = cases(*also)
     if write:
         page = CONSTANTS.parents[3] / "docs" / "accuracy-serving.md"
         if not page.parent.is_dir():

@@ -41,6 +41,26 @@ def explained(name: str, **overrides: Any) -> Explanation:
     return explain(text_of(name), overrides=overrides)
 
 
+# --- excerpts of public threads and logs ---------------------------------------------------------------------------
+
+THREADS = [json.loads(line) for line in (LOGS / "threads.jsonl").read_text(encoding="utf-8").splitlines()]
+"""vLLM's own lines as public issues have them: what ended each launch ("started" where nothing did), and figures."""
+
+
+@pytest.mark.parametrize("thread", THREADS, ids=lambda thread: f"{thread['expected']}-{thread['source'][-40:]}")
+def test_excerpts_of_threads(thread: dict[str, Any]) -> None:
+    facts, log = read("\n".join(thread["lines"]) + "\n")
+    found = outcome(facts, log)
+    assert (found.diagnosis.code if found.diagnosis else found.word) == thread["expected"]
+    figures = thread.get("figures", {})
+    assert {name: facts.value(name) for name in figures} == figures
+
+
+def test_many_kinds_of_threads() -> None:
+    assert len(THREADS) >= 40
+    assert len({thread["expected"] for thread in THREADS}) >= 15
+
+
 # --- what is read --------------------------------------------------------------------------------------------------
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -369,13 +389,12 @@ def test_a_start_is_no_failure(name: str) -> None:
 
 
 def test_every_failure_of_the_table_has_a_log() -> None:
-    shown = {code for code, _ in DIAGNOSES.values()}
+    shown = {code for code, _ in DIAGNOSES.values()} | {thread["expected"] for thread in THREADS}
     known = {failure.code for failure in FAILURES} | {place.code for place in PLACES}
     assert known - shown == {
         # Worded in one sentence of one version, checked below.
         "cannot_auto_fit",
         "no_weights",
-        "no_gpu",
         "gpu_hardware",
         "quantization_unknown",
         "lora_rank",

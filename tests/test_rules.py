@@ -71,6 +71,26 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str | None]] = [
         "max_cpu_loras",
         "--max-cpu-loras",
     ),
+    ({"gpu": "MI300X", "quantization": "experts_int8"}, {"quantization": "fp8"}, "", "--quantization"),
+    (
+        {"gpu": "MI210", "quantization": "fp8"},
+        {"quantization": "fp8_per_block"},
+        "quantization_needs_fp8",
+        "--quantization",
+    ),
+    ({"gpu": "MI210", "quantization": "fp8"}, {"gpu": "MI300X"}, "quantization_needs_fp8", "--quantization"),
+    (
+        {"gpu": "T4", "kv_cache_dtype": "bfloat16"},
+        {"kv_cache_dtype": "float16"},
+        "kv_cache_bfloat16",
+        "--kv-cache-dtype",
+    ),
+    (
+        {"model": "RedHatAI/Llama-3.1-8B-Instruct-NVFP4", "gpu": "V100-32GB-PCIe"},
+        {"gpu": "T4"},
+        "quantization_needs_capability",
+        "--quantization",
+    ),
     (
         {"max_num_seqs": 512, "max_num_batched_tokens": 256},
         {"max_num_seqs": 256},
@@ -92,6 +112,36 @@ def test_a_refusal_and_the_launch_beside_it(
     assert reason["message"]
     beside = answer({key: value for key, value in {**BASE, **changes, **instead}.items() if value is not None})
     assert beside["status"] != "refused", beside["reasons"]
+
+
+def test_checkpoints_whose_config_names_no_method_are_taken_on_rocm():
+    for model in ("nvidia/Llama-3.1-70B-Instruct-FP8", "Qwen/Qwen3-32B-FP8-Static-PerTensor"):
+        assert answer({"model": model, "gpu": "MI300X"})["status"] == "fits"
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "refused"),
+    [
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "MI210", True),
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", "MI210", True),
+        ("Qwen/Qwen3-8B-FP8", "MI210", False),
+        ("Qwen/Qwen3-30B-A3B-FP8", "MI210", False),
+        ("Qwen/Qwen3-30B-A3B-FP8", "RX 7900 XTX", True),
+        ("Qwen/Qwen3-8B-FP8", "RX 7900 XTX", False),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "MI300X", False),
+    ],
+)
+def test_fp8_checkpoints_on_amd_cards(model: str, gpu: str, refused: bool):
+    """As vLLM 0.32's own classes answered behind such a card (planner/engine/ask_vllm)."""
+    assert (answer({"model": model, "gpu": gpu})["status"] == "refused") == refused
+
+
+def test_a_small_batch_is_raised_to_one_video():
+    """Gemma 4 attends both ways within an item, so that it must fit in one step (32 frames of 78 tokens)."""
+    base = {"model": "google/gemma-4-31B-it", "tensor_parallel_size": 4, "max_model_len": 8192}
+    for gpu, tokens in (("L4", 2496), ("H100", 8192)):
+        assert answer({**base, "gpu": gpu})["engine"]["max_num_batched_tokens"] == tokens
+    assert answer({**base, "gpu": "L4", "max_num_batched_tokens": 512})["engine"]["max_num_batched_tokens"] == 512
 
 
 def test_lora_rank_1_came_in_0_11():

@@ -71,7 +71,7 @@ def test_measurement_of_unequal_ranks():
         {
             "event": "engine",
             "startup_s": 3.0,
-            "engine": {"dtype": "bfloat16"},
+            "engine": {"device": "cpu"},
             "kv_cache": {"block_size": 16, "num_blocks": 9, "tokens": 144, "max_concurrency": 1.5},
         },
         {"event": "ranks", "ranks": [rank(0, 500, [{"parameters": 100, "buffers": 5}, draft]), rank(1, 400, None)]},

@@ -169,3 +169,44 @@ def test_history_of_nothing_makes_no_file(capsys, tmp_path):
     code, out, _ = cli_run(capsys, "history", "--store", str(path))
     assert (code, out) == (0, "no run in the history\n")
     assert not path.exists()
+
+
+def test_what_gpus_measured_is_exported_for_fit_constants(capsys, tmp_path):
+    """The figures of a real log of an L4, through a record, an export and the calibration's own readers."""
+    from planner.calibration.launches import Launch, launch_of
+    from planner.calibration.serving_rows import Case, cases
+    from planner.engine.launch import printed
+    from planner.planning.change import request_of
+    from planner.request import prepare
+    from planner.validate.export import launch_rows, serving_rows
+    from planner.validate.trial import Options, trial_of
+
+    log = Path(__file__).parent.joinpath("logs", "v0.33.0_started.log").read_text()
+    figures = printed(log)
+    assert figures["model_loading_gib"] > 0
+    inputs = prepare({"model": "Qwen/Qwen3-8B", "gpu": "L4", "vllm_version": "0.33.0", "max_model_len": 4096})
+    one = trial_of("one", inputs, Options(device="cuda", input_len=100, output_len=50))
+    store = Store(tmp_path / "history.sqlite")
+    (record,) = run([one], Pretended(well({"one": 50.0})), store)
+    assert request_of(inputs).items() <= record["request"].items()
+    record["measurement"]["printed"] = figures
+    record["measurement"]["engine"] = {}
+    (row,) = launch_rows([record])
+    assert row["measured"]["model_loading_gib"] == figures["model_loading_gib"]
+    launch = launch_of(json.loads(json.dumps(row)))
+    assert isinstance(launch, Launch)
+    assert launch.measured("available_kv_gib") == figures["available_kv_gib"]
+    assert launch.flags_known
+    (served,) = serving_rows([record])
+    path = tmp_path / "serving.jsonl"
+    path.write_text(json.dumps(served) + "\n")
+    found = [case for case in cases(path)[0] if case.row["id"] == served["id"]]
+    assert isinstance(found[0], Case)
+    assert found[0].measured
+
+
+def test_cpu_engines_measure_nothing_that_is_fitted(store):
+    from planner.validate.export import launch_rows, serving_rows
+
+    (record,) = run([trial()], Pretended(well()), store)
+    assert launch_rows([record]) == serving_rows([record]) == []

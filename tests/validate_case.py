@@ -40,7 +40,7 @@ def measured(
         peak_activation_bytes=None,
         cuda_graph_bytes=None,
         loads=tuple(load_result(load, tokens_per_s) for load in (trial.loads if trial else ())),
-        engine={},
+        engine={"device": "cpu"},
     )
 
 

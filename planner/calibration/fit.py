@@ -23,7 +23,7 @@ from typing import Any
 from planner.calibration.errors import Judged
 from planner.calibration.launches import Launch
 from planner.memory import activation, overhead
-from planner.memory.constants import using
+from planner.memory.constants import constants, using
 from planner.units import GIB
 
 
@@ -138,13 +138,13 @@ def _refit(
     kind: Callable[[Launch], Mapping[str, object]],
     digits: int | None,
 ) -> dict[str, Any]:
-    if not entry.get("fit"):
-        return dict(entry)
     values = []
     for launch in launches:
         number = value(launch)
         if number is not None and overhead.of_version(siblings, launch.version, **kind(launch)) == entry:
             values.append(number)
+    if not entry.get("fit"):
+        return {**entry, "seen": sum(abs(number - entry[key]) <= 0.1 * entry[key] for number in values)}
     if not values:
         return {**entry, "launches": 0}
     return {**entry, key: round(median(values), digits), "launches": len(values)}
@@ -189,7 +189,8 @@ def non_torch(launch: Launch) -> float | None:
     beside, requested = estimate.overhead, estimate.requested_bytes
     if beside is None or requested is None or weights is None or available is None or not launch.flags_known:
         return None
-    if beside.basis["activation_peak"] != "assumed" or launch.inputs.model.is_multimodal or _counts_graphs(launch):
+    sampler = overhead.of_version(constants()["sampler_bytes_per_logit"], launch.version, **_runner(launch))
+    if sampler.get("fit") or launch.inputs.model.is_multimodal or _counts_graphs(launch):
         return None
     return requested - (weights + available) * GIB - (beside.in_budget - beside.non_torch)
 

@@ -103,15 +103,16 @@ def source_of(row: Mapping[str, Any]) -> str:
 
 
 @cache
-def launches(own: Path | None = None) -> tuple[tuple[Launch, ...], Mapping[str, int]]:
+def launches(*own: Path) -> tuple[tuple[Launch, ...], Mapping[str, int]]:
     """(the launches that can be predicted, how many rows were left out for which reason).
 
-    own: a file of the person's own measurements (`explain-log --save`), beside those of the repository.
+    own: files of the person's own measurements (`explain-log --save`, `history --export launches`), beside those of
+    the repository.
     """
     found: list[Launch] = []
     left_out: dict[str, int] = {}
     seen: set[str] = set()
-    for row in rows(own):
+    for row in rows(*own):
         same = json.dumps([row["source"], row.get("date"), row["model"], row["measured"]], sort_keys=True)
         launch = launch_of(row) if same not in seen else "it stands in another row already"
         seen.add(same)
@@ -126,9 +127,9 @@ def _is_quantized(model: str) -> bool:
     return "quantization_config" in load_config(model).values
 
 
-def rows(own: Path | None = None) -> Iterator[dict[str, Any]]:
+def rows(*own: Path) -> Iterator[dict[str, Any]]:
     """Every row, with what was read again in its source; keys that it takes back are gone."""
-    for path in (*ROWS, *((own,) if own is not None and own.exists() else ())):
+    for path in (*ROWS, *(path for path in own if path.exists())):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             for reading in readings(str(row["id"])):

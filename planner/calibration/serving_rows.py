@@ -181,12 +181,15 @@ class Case:
 
 
 @cache
-def cases() -> tuple[tuple[Case, ...], Mapping[str, int]]:
-    """(the measurements that can be predicted, how many rows were left out for which reason)."""
+def cases(*own: Path) -> tuple[tuple[Case, ...], Mapping[str, int]]:
+    """(the measurements that can be predicted, how many rows were left out for which reason).
+
+    own: files of the person's own measurements (`history --export serving`), beside those of the repository.
+    """
     found: list[Case] = []
     left_out: dict[str, int] = {}
     seen: set[object] = set()
-    rows = list(_rows())
+    rows = list(_rows(own))
     fastest = _fastest(row for _, row in rows)
     for file, row in rows:
         same = _figures(row)
@@ -205,11 +208,13 @@ def cases() -> tuple[tuple[Case, ...], Mapping[str, int]]:
     return tuple(found), left_out
 
 
-def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(own: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in FILES:
         lines = [json.loads(line) for line in (MEASURED / file).read_text(encoding="utf-8").splitlines()]
         # Of rows with the same figures the one that names fewest replicas is kept.
         yield from ((file, row) for row in sorted(lines, key=lambda row: row.get("data_parallel_size") or 1))
+    for path in own:
+        yield from ((FILES[1], json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def _fastest(rows: Iterable[Mapping[str, Any]]) -> dict[object, float]:

@@ -244,8 +244,9 @@ class Measurement:
 
     @property
     def weights_bytes(self) -> tuple[int, ...]:
-        """Per rank, what the model class allocated; where that could not be watched, what is resident."""
-        return tuple(rank.resident if rank.loaded is None else rank.loaded for rank in self.weights)
+        """Per rank: on a GPU what is resident, on a CPU what the model class allocated, where that could be watched."""
+        on_cpu = self.engine.get("device") == "cpu"
+        return tuple(rank.loaded if on_cpu and rank.loaded is not None else rank.resident for rank in self.weights)
 
     def to_dict(self) -> dict[str, Any]:
         return {"weights_bytes": list(self.weights_bytes), **asdict(self)}

@@ -16,7 +16,9 @@ from planner.engine.version import parse_version
 from planner.errors import Refusal
 from planner.hardware.catalogue import Gpu
 from planner.memory.quantization import Quantization
+from planner.memory.quantization.schemes import Fp8
 from planner.model.architecture import Model
+from planner.model.modules import Experts, Linear, Placement
 
 Rule = Callable[[Model, Gpu, Engine, Quantization | None], None]
 
@@ -164,19 +166,42 @@ def _quantization_not_yet(model: Model, gpu: Gpu, engine: Engine, quantization: 
 _ON_ROCM = frozenset(
     "awq awq_marlin auto_awq gptq gptq_marlin auto_gptq fp8 deepseek_v4_fp8 compressed-tensors fbgemm_fp8 inc gguf "
     "quark ptpc_fp8 petit_nvfp4 mxfp4 gpt_oss_mxfp4 mxfp8 torchao bitsandbytes modelopt modelopt_fp4 modelopt_mxfp8 "
-    "modelopt_mixed fp8_per_tensor fp8_per_block fp8_per_channel online".split()
+    "modelopt_mixed fp8_per_tensor fp8_per_block fp8_per_channel online none".split()
 )
-"""RocmPlatform.supported_quantization (platforms/rocm.py, 0.32), and what earlier versions had besides."""
+"""RocmPlatform.supported_quantization (platforms/rocm.py, 0.32), what earlier versions had besides, and no method."""
 
 
 def _quantization_platform(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """platforms/interface.py verify_quantization (0.32)."""
     if quantization is None or gpu.kind != "rocm":
         return
-    named = str(engine.quantization or quantization.parameters.get("quant_method"))
+    named = str(engine.quantization or quantization.name)
     if named not in _ON_ROCM:
         message = f"{named} quantization is currently not supported in rocm."
         raise Refusal("quantization_platform", message, "--quantization")
+
+
+_FP8_ARCHITECTURES = ("gfx94", "gfx95", "gfx12")
+"""platforms/rocm.py supports_fp8 (0.32)."""
+
+
+def _fp8_on_rocm(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """kernels/linear/__init__.py: without fp8 in hardware, only weights scaled in blocks have a kernel (0.32)."""
+    architecture = gpu.compute_capability or ""
+    if quantization is None or gpu.kind != "rocm" or architecture.startswith(_FP8_ARCHITECTURES):
+        return
+    for layer, index in {layer: index for index, layer in enumerate(model.layers)}.items():
+        at = Placement(quantization=quantization, dtype=engine.dtype, prefix=f"{model.layer_prefix}{index}.")
+        for module in layer.quantizable:
+            scheme = at.scheme(module)
+            if not isinstance(scheme, Fp8):
+                continue
+            if isinstance(module, Linear) and scheme.scales != "block":
+                message = "Failed to find a kernel that can implement the ScaledMM linear layer."
+                raise Refusal("quantization_needs_fp8", f"{message} {gpu.name} has no fp8.", "--quantization")
+            if isinstance(module, Experts) and architecture.startswith("gfx11"):
+                message = "No FP8 MoE backend supports the deployment configuration."
+                raise Refusal("quantization_needs_fp8", message, "--quantization")
 
 
 def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
@@ -262,6 +287,7 @@ RULES: tuple[Rule, ...] = (
     _quantization_version,
     _quantization_not_yet,
     _quantization_platform,
+    _fp8_on_rocm,
     _quantization_capability,
     _quantization_dtype,
 )

@@ -75,7 +75,7 @@ def measure() -> CpuSpeed:
     return CpuSpeed(
         bandwidth_gbs=round(_bandwidth(cores), 2),
         fp32_tflops=round(fp32, 4),
-        bf16_tflops=round(fp32 * _bf16_factor(_cpu_flags()), 4),
+        bf16_tflops=round(fp32 * _bf16_factor(cpu_flags()), 4),
         cores=cores,
     )
 
@@ -149,7 +149,7 @@ def _bf16_factor(flags: frozenset[str]) -> float:
     return next((factor for flag, factor in _BF16_FACTOR if flag in flags), _BF16_DEFAULT)
 
 
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.lower().startswith(("flags", "features")):

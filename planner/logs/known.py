@@ -99,6 +99,8 @@ FAILURES: tuple[Failure, ...] = (
                 r"max seq len \((?P<length>\d{1,12})\) is larger than the maximum number "
                 r"of tokens that can be stored in KV cache \((?P<tokens>\d{1,12})\)",
             ),
+            # A terminal may have broken the sentence anywhere behind its beginning.
+            _s("To serve at least one request with the model", r"max seq len \((?P<length>\d{1,12})\)"),
         ),
         cause="One request of full length ({length} tokens) needs more KV cache than there is. vLLM does not start "
         "when it could not serve a single request.",
@@ -209,6 +211,18 @@ FAILURES: tuple[Failure, ...] = (
         mirrors="model_executor/models/registry.py 0.6-0.33",
     ),
     Failure(
+        code="extension_not_built",
+        about="python",
+        signs=(
+            _s("No module named 'vllm._C'"),
+            _s("No module named 'vllm._moe_C'"),
+        ),
+        cause="vLLM's compiled extension is missing, so that no model class can be loaded.",
+        fix="Install the wheel for this platform; started inside a clone of vLLM's repository, Python imports the "
+        "sources there, which are not built: change the folder, or build them (`pip install -e .`).",
+        mirrors="_custom_ops.py, platforms/__init__.py 0.5-0.33",
+    ),
+    Failure(
         code="architecture_unknown",
         about="model",
         signs=(
@@ -232,6 +246,40 @@ FAILURES: tuple[Failure, ...] = (
         cause="{version} does not know the architecture {what}.",
         fix="Use a vLLM that has it (newer as a rule; the message says which, where it was removed).",
         mirrors="model_executor/models/registry.py 0.6-0.33; model_loader/utils.py 0.8-0.10",
+    ),
+    Failure(
+        code="weights_do_not_match",
+        about="model",
+        signs=(
+            _s(
+                "KeyError: ",
+                r"KeyError: '(?P<what>[\w.]{3,200}\.(?:\w{0,40}(?:weight|bias|scale|zeros)\w{0,40}|g_idx))'",
+            ),
+            _s(
+                "There is no module or parameter named",
+                r"There is no module or parameter named '(?P<what>[\w.]{1,200})'",
+            ),
+            _s("weights were not initialized from checkpoint"),
+            _s("Attempted to load weight ("),
+        ),
+        cause="The checkpoint's tensors are not those that this vLLM's model class has ({what}): another version of "
+        "the architecture, a quantization that was made otherwise, or an adapter merged in.",
+        fix="Use the vLLM version that the model's card names, or the checkpoint's original; a quantized checkpoint "
+        "must say in quantization_config which modules it left alone.",
+        mirrors="model_executor/models/utils.py AutoWeightsLoader and load_weights of the classes, 0.6-0.33",
+    ),
+    Failure(
+        code="bad_config",
+        about="model",
+        signs=(
+            _s("No model architectures are specified"),
+            _s("Expecting value: line 1 column 1 (char 0)"),
+            _s("It looks like the config file at", r"It looks like the config file at '(?P<what>[^']{1,200})' is not"),
+        ),
+        cause="A config file of the model is empty, cut short, or names no architecture.",
+        fix="Download the model anew (an interrupted download or a git-lfs pointer leaves such files), and look at its "
+        "config.json.",
+        mirrors="config/model.py 0.8-0.33; json",
     ),
     Failure(
         code="model_type_unknown",
@@ -511,6 +559,21 @@ FAILURES: tuple[Failure, ...] = (
         mirrors="config.py _get_and_verify_max_len 0.6-0.9; config/model.py 0.10-0.33",
     ),
     Failure(
+        code="connector_without_hybrid_cache",
+        about="flags",
+        flag="--disable-hybrid-kv-cache-manager",
+        signs=(
+            _s(
+                "does not support HMA but HMA is enabled",
+                r"Connector (?P<what>\w{1,80}) does not support HMA but HMA is enabled",
+            ),
+        ),
+        cause="The KV connector {what} cannot move a hybrid model's KV cache, whose layers are in several groups.",
+        fix="Pass --disable-hybrid-kv-cache-manager (every layer is then counted as full attention), or another "
+        "connector.",
+        mirrors="distributed/kv_transfer/kv_connector/factory.py 0.11-0.33",
+    ),
+    Failure(
         code="quantization_needs_capability",
         about="flags",
         flag="--quantization",
@@ -699,6 +762,23 @@ FAILURES: tuple[Failure, ...] = (
         mirrors="triton runtime/build.py; flashinfer jit/cpp_ext.py; torch utils/cpp_extension.py",
     ),
     Failure(
+        code="kernel_shared_memory",
+        about="build",
+        flag="--attention-backend",
+        signs=(
+            _s(
+                "out of resource: shared memory",
+                r"out of resource: shared memory, Required: (?P<required>\d{1,9}), Hardware limit: (?P<limit>\d{1,9})",
+            ),
+            _s("triton.runtime.errors.OutOfResources"),
+        ),
+        cause="A Triton kernel is tuned for a GPU with more shared memory: it asks for {required} bytes, this one has "
+        "{limit}.",
+        fix="Update vLLM, whose kernels are tuned for more cards with every release, or choose other kernels "
+        "(--attention-backend; for experts another tensor parallel size, or no expert parallelism).",
+        mirrors="triton/runtime/errors.py",
+    ),
+    Failure(
         code="kernel_compilation",
         about="build",
         flag="--enforce-eager",
@@ -711,8 +791,6 @@ FAILURES: tuple[Failure, ...] = (
             _s("InductorError"),
             _s("BackendCompilerFailed"),
             _s("triton.compiler.errors.CompilationError"),
-            _s("triton.runtime.errors.OutOfResources"),
-            _s("out of resource: shared memory"),
             _s("PassManager::run failed"),
             _s("torch._dynamo.exc."),
         ),

@@ -94,7 +94,7 @@ def _graphs_in_budget(engine: Engine) -> bool:
 
 
 def _basis(model: Model, engine: Engine) -> Mapping[str, str]:
-    """ "fitted" for a constant that measured launches speak for, "assumed" for one read off the source alone."""
+    """ "fitted" for a constant that launches made or show within a tenth, "assumed" for one off the source alone."""
     version = engine.vllm_version
     entries = {
         "activation_peak": _of_version("sampler_bytes_per_logit", version, runner=runner(engine)),
@@ -102,7 +102,9 @@ def _basis(model: Model, engine: Engine) -> Mapping[str, str]:
         "cuda_graph": _of_version("cuda_graph_bytes", version, runner=runner(engine)),
         "available_kv": _of_version("available_kv_error", version, runner=runner(engine)),
     }
-    basis = {term: "fitted" if entry.get("launches") else "assumed" for term, entry in entries.items()}
+    basis = {
+        term: "fitted" if entry.get("launches") or entry.get("seen") else "assumed" for term, entry in entries.items()
+    }
     if runs_encoder(model, engine):
         basis["activation_peak"] = "assumed"
     return basis

@@ -279,6 +279,8 @@ class Weight:
     group: Group = "norms"
     counted: bool = True
     """False for what vLLM adds that no checkpoint stores."""
+    shape_before: tuple[tuple[int, int], tuple[int, ...]] | None = None
+    """(a version, the shape that older ones give it)."""
 
     @property
     def elements(self) -> int:
@@ -290,6 +292,8 @@ class Weight:
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
         shape = self.shape
+        if self.shape_before is not None and at.vllm_version < self.shape_before[0]:
+            shape = self.shape_before[1]
         if self.split is not None:
             local = divide(shape[self.split], at.tp_size)
             shape = (*shape[: self.split], local, *shape[self.split + 1 :])

@@ -71,6 +71,15 @@ _ONLINE = (
         args={"quantization": "fp8"},
     ),
 )
+_ONLINE_ROCM = (
+    Variant(
+        summary="--quantization fp8_per_block: weights in 8 bits, made while loading",
+        quality_cost="very small: weights in fp8",
+        cost=1,
+        args={"quantization": "fp8_per_block"},
+    ),
+)
+"""AMD's cards without fp8 have a kernel for blocks only."""
 _ONLINE_EXPERTS = (
     Variant(
         summary="--quantization experts_int8: experts in 8-bit integers, made while loading",
@@ -91,6 +100,8 @@ def quantized_variants(inputs: Inputs, *, refused: bool = False) -> Iterator[Var
     known = _siblings(inputs.source) if isinstance(inputs.source, str) else {}
     if inputs.quantization is None:
         yield from _ONLINE
+        if inputs.gpu.kind == "rocm":
+            yield from _ONLINE_ROCM
         if inputs.model.is_moe:
             yield from _ONLINE_EXPERTS
         yield from _known(known, inputs.gpu.capability, below=16)

@@ -170,6 +170,11 @@ def run_trials(candidates: Sequence[Candidate], options: Options, choices: Choic
         told = [_without_log(record) for record in found]
         answer = {"results": told, "ranking": ranking.to_dict() if ranking else None} if several else told[0]
         click.echo(json.dumps(answer, indent=2))
+        for record in found:
+            if record["error"]:
+                click.echo(
+                    f"vllm-fit: {printable(record['label'])}: {printable(record['error']['message'], 800)}", err=True
+                )
     elif several:
         click.echo(ranking_text(ranking) if ranking else "no candidate reached its goal")
     else:

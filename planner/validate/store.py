@@ -149,7 +149,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "agrees": record["agrees"],
         "weights_bytes": (measurement.get("weights_bytes") or [None])[0],
         "kv_cache_tokens": cache.get("tokens"),
-        "startup_s": round(measurement["startup_s"], 1) if measurement else None,
+        "startup_s": round(measurement["startup_s"], 1) if measurement.get("startup_s") is not None else None,
         "concurrency": load["load"]["concurrency"] if load else None,
         "output_tokens_per_s": round(load["output_tokens_per_s"], 1) if load else None,
         "ttft_ms": round(load["ttft_ms"]["mean"], 1) if load else None,

@@ -17,7 +17,9 @@ from planner.engine.measure import Load
 from planner.engine.version import NEWEST, VllmVersion, parse_version
 from planner.errors import InputError
 from planner.hardware.catalogue import find_gpu
+from planner.hardware.cpu_speed import cpu_flags
 from planner.memory.budget import Estimate
+from planner.model.attention import RecurrentState
 from planner.model.checkpoint import local_facts
 from planner.model.config import LoadedConfig, Source
 from planner.planning.change import request_of
@@ -117,6 +119,10 @@ def for_device(inputs: Inputs, device: Device, way: Way = "in_process") -> Input
         return inputs
     args = {name: value for name, value in inputs.args.items() if name not in _NOT_FOR_A_CPU}
     args.setdefault("kv_cache_memory_bytes", CPU_KV_CACHE_BYTES)
+    states = [state for layer in inputs.model.layers for state in layer.states]
+    if "avx512_bf16" in cpu_flags() and any(isinstance(state, RecurrentState) for state in states):
+        # On such a CPU vLLM keeps the states of recurrent layers in float32 (platforms/cpu.py): said, not left to it.
+        args.setdefault("mamba_ssm_cache_dtype", "float32")
     return replace(inputs, gpu=find_gpu("cpu"), gpu_request={"gpu": "cpu"}, memory_used=0, args=EngineArgs(args))
 
 

@@ -10,6 +10,7 @@ import collections
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -55,10 +56,12 @@ class Report:
 
 
 def die_with_parent() -> None:
-    """A parent that was killed cannot clean up: then this process takes its whole group down."""
+    """A parent that was killed cannot clean up: then this process takes its whole group down, and the folder."""
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(0.5)
+    if Path.cwd().name.startswith("vllm-fit-"):
+        shutil.rmtree(Path.cwd(), ignore_errors=True)
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 

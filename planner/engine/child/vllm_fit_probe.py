@@ -19,7 +19,10 @@ available_kv_bytes: list[int] = []
 
 
 def _wrap_model_loading() -> None:
-    """Counts a model's tensors after its weights are loaded and before vLLM turns them into kernel formats."""
+    """Counts a model's tensors after its weights are loaded and before vLLM turns them into kernel formats.
+
+    Not those that only carry the KV cache's scales from the checkpoint to attributes of the layer and are then deleted.
+    """
     try:
         from vllm.model_executor.model_loader import base_loader
     except ImportError:  # before 0.9
@@ -28,8 +31,12 @@ def _wrap_model_loading() -> None:
 
     @functools.wraps(repack)
     def count_then_repack(model: Any, *args: Any, **kwargs: Any) -> Any:
-        loaded.append(count(model, attributes=False))
-        return repack(model, *args, **kwargs)
+        sizes, scales = count(model, attributes=False), cache_scales(model)
+        result = repack(model, *args, **kwargs)
+        kept = cache_scales(model)
+        sizes["parameters"] -= sum(size for name, size in scales.items() if name not in kept)
+        loaded.append(sizes)
+        return result
 
     base_loader.process_weights_after_loading = count_then_repack
 
@@ -158,6 +165,16 @@ def count(model: Any, *, attributes: bool) -> dict[str, int]:
     if attributes:
         sizes["attributes"] = total(plain_tensors(model))
     return sizes
+
+
+def cache_scales(model: Any) -> dict[str, int]:
+    """Bytes of the parameters of attention layers themselves, by name."""
+    return {
+        f"{prefix}.{name}": tensor.nbytes
+        for prefix, module in model.named_modules()
+        if hasattr(module, "get_attn_backend")
+        for name, tensor in module.named_parameters(recurse=False)
+    }
 
 
 def plain_tensors(model: Any) -> Iterator[Any]:

@@ -261,11 +261,16 @@ def rotary_cache(
     dtype: str | None = None,
     positions_factor: int = 4,
 ) -> Weight:
-    """The cos_sin_cache buffer: one per distinct get_rope() call and rank, in the model's dtype unless given."""
+    """The cos_sin_cache buffer: one per distinct get_rope() call and rank, in the model's dtype unless given.
+
+    Before 0.32 every model with positions in three dimensions has room for four times as many (mrope.py).
+    """
     width = r.rotary_dim(head_size) if rotary_dim is None else rotary_dim
+    shape, older = ((r.rows(max_position, factor), width) for factor in (positions_factor, 4))
     return Weight(
         name=f"{name}.cos_sin_cache",
-        shape=(r.rows(max_position, positions_factor), width),
+        shape=shape,
+        shape_before=None if shape == older else ((0, 32), older),
         kind="buffer",
         dtype=dtype,
         group="other",
