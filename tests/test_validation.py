@@ -71,7 +71,7 @@ def test_the_real_engine_meets_the_prediction(capsys: pytest.CaptureFixture[str]
     code, _, _ = run(capsys, "fit", SMALL, "--gpu", "L4", "--max-model-len", "2048", "-o", str(plan))
     assert code == 0
     words = ("--device", "cpu", "--concurrency", "2", "--input-len", "16", "--output-len", "8", "--format", "json")
-    code, out, err = run(capsys, "validate", str(plan), *words)
+    code, out, err = run(capsys, "validate", str(plan), *words, "--store", str(tmp_path / "history.sqlite"))
     assert code == 0, err
     result = json.loads(out)
     assert result["agrees"]
@@ -80,4 +80,10 @@ def test_the_real_engine_meets_the_prediction(capsys: pytest.CaptureFixture[str]
     assert rows["KV cache size"]["measured"] == rows["KV cache size"]["predicted"]
     load = result["measurement"]["loads"][0]
     assert load["output_tokens_per_s"] > 0
-    assert load["load"]["concurrency"] == Load(concurrency=2, input_len=16, output_len=8).concurrency
+    assert load["load"] == Load(concurrency=2, input_len=16, output_len=8).to_dict() | {"requests": None}
+    assert len(load["rounds"]) == 3
+    assert 0 < load["ttft_ms"]["p50"] <= load["ttft_ms"]["p90"] < load["e2e_ms"]["p99"]
+    assert load["preemptions"] == 0
+    engine = result["measurement"]["engine"]
+    assert (engine["device"], engine["load_format"], engine["attention_backend"]) == ("cpu", "dummy", "CPU_ATTN")
+    assert engine["max_num_seqs"] == result["estimate"]["engine"]["max_num_seqs"]

@@ -80,7 +80,7 @@ def compare_speed(predicted: Mapping[str, Any], measured: LoadResult) -> list[Co
 def _weights(estimate: Estimate, measurement: Measurement) -> Iterator[Comparison]:
     tp = estimate.engine.tensor_parallel_size if estimate.engine else 1
     for rank, measured in zip(measurement.weights, measurement.weights_bytes, strict=True):
-        stage = estimate.stages[rank.rank // tp]
+        stage = estimate.stages[rank.rank // tp % len(estimate.stages)]  # data-parallel replicas count from 0 each
         told = rank.loaded is not None
         yield _row(f"weights, rank {rank.rank}", stage.parameter_bytes, measured, "bytes", exact=told)
 
