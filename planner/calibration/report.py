@@ -47,6 +47,8 @@ REASONS: tuple[tuple[str, str], ...] = (
         "0.6.4 on one H100 printed 1.79 GiB of non-torch memory, others 0.1 to 0.35: other processes on the card count "
         "in that version",
     ),
+    ("vllm-12126", "Llama 3.2 Vision in V0, whose tower's profile run takes 36 GiB and is not described"),
+    ("myoceane-gemma4", "the version is given as 0.19 alone; a little less is taken than its tower was thought to"),
     ("vllm-44376", "two GH200 of an unstated size and share; DeepSeek-V4, whose workspaces are not described"),
     ("dsv4flash-h200nvl", "DeepSeek-V4, whose workspaces are not described; the peak predicted for it is too high"),
     ("kimik26-h200nvl", "eight data-parallel ranks with whole experts on each; only one is in the row"),
