@@ -13,7 +13,7 @@ from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.planning.throughput.rates import Rates, constants, generation, rate_table, rates_of
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
-from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
+from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, first_of, steady
 from planner.planning.throughput.step import StepTime
 from planner.planning.throughput.work import Work, work_of
 
@@ -157,16 +157,20 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
     if workload.request_rate is not None:
         rate = workload.request_rate / speed.replicas
         load = at_rate(speed.work, speed.rates, speed.limits, load, np.array([rate]))
-    found = steady(speed.work, speed.rates, speed.limits, load)
+    # This load and the curve that the knee is on, at once: a call costs more than its arithmetic.
+    curve_at = np.array(_default_concurrencies(speed), dtype=float) / speed.replicas
+    loads = replace(load, concurrency=np.append(load.concurrency, curve_at))
+    every = steady(speed.work, speed.rates, speed.limits, loads)
+    points, found = _points(every, loads, speed), first_of(every)
     if workload.request_rate is not None:
         sustained = bool(found.requests_per_s[0] >= 0.98 * workload.request_rate / speed.replicas)
     shares = _shares(found.decode)
     return Throughput(
-        point=_points(found, load, speed)[0],
+        point=points[0],
         gpus=speed.gpus,
         decode_shares=shares,
         bound_by=_bound_by(shares, found, speed, load, sustained=sustained),
-        knee=knee(curve(speed, workload)),
+        knee=knee(points[1:]),
         basis=speed.basis,
         workload=workload.to_dict(),
         spreads=speed.spreads,

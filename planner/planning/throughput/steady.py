@@ -6,9 +6,9 @@ to latency: requests/s = concurrency / (TTFT + output tokens x TPOT). All functi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -70,6 +70,23 @@ class Steady:
     """The share of steps that compute a part of a prompt."""
     decode: StepTime
     mixed: StepTime
+
+
+def first_of(found: Steady) -> Steady:
+    """The first of several loads, alone."""
+    return _first(found, found.requests_per_s.shape)
+
+
+_Found = TypeVar("_Found", Steady, StepTime)
+
+
+def _first(found: _Found, shape: tuple[int, ...]) -> _Found:
+    values: dict[str, Any] = {}
+    for f in fields(found):
+        value = getattr(found, f.name)
+        nested = isinstance(value, StepTime)
+        values[f.name] = _first(value, shape) if nested else np.broadcast_to(value, shape)[:1]
+    return type(found)(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,20 +233,26 @@ def at_rate(
 ) -> Load:
     """The load with the concurrency that a request rate (requests/s of one replica) leads to; NaN leaves it alone.
 
-    Found by bisection, since the rate served rises with the concurrency until the engine is saturated. `requests`: of a
+    Found by section, since the rate served rises with the concurrency until the engine is saturated. `requests`: of a
     short run, whose last request ends a latency after the last has come: fewer are at once on average.
     """
+    wanted = np.atleast_1d(np.asarray(request_rate, dtype=float))
     most = np.minimum(np.minimum(limits.max_num_seqs, np.maximum(limits.fits, 1.0)), 4096.0)
-    most = np.broadcast_to(np.asarray(most, dtype=float), np.shape(request_rate))
-    wanted = np.asarray(request_rate, dtype=float)
-    low, high = np.ones_like(most), np.array(most)
-    for _ in range(_RATE_ROUNDS):
-        middle = np.sqrt(low * high)
-        served = steady(work, rates, limits, replace(load, concurrency=middle)).requests_per_s
-        reached = served * (1.0 / wanted + middle / served / requests) >= 1.0
-        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    high = np.array(np.broadcast_to(most, wanted.shape), dtype=float)
+    low = np.ones_like(high)
+    parts, rounds = _MANY_PARTS if wanted.size == 1 else _HALVES
+    steps = np.linspace(0.0, 1.0, parts + 1)[1:-1, None]
+    for _ in range(rounds):
+        between = low * (high / low) ** steps
+        served = steady(work, rates, limits, replace(load, concurrency=between)).requests_per_s
+        missed = served * (1.0 / wanted + between / served / requests) < 1.0
+        edges = np.concatenate([low[None], between, high[None]])
+        at = missed.sum(axis=0)[None]
+        low, high = np.take_along_axis(edges, at, 0)[0], np.take_along_axis(edges, at + 1, 0)[0]
     return replace(load, concurrency=np.where(np.isfinite(wanted), high, load.concurrency))
 
 
-_RATE_ROUNDS = 9
-"""Bisections of the concurrency: to 2 % of it for a few hundred requests."""
+_HALVES = (2, 9)
+"""(parts, rounds) of the section: to 2 % of the concurrency for a few hundred requests."""
+_MANY_PARTS = (400, 1)
+"""The same for one launch, where a call costs more than its arithmetic."""

@@ -1,0 +1,57 @@
+"""Time of a speed prediction in process, and of a sweep with speed columns: `python -m benchmarks.prediction`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from planner.planning.sweep import Grid, sweep
+from planner.planning.throughput import predict
+from planner.request import Workload, prepare
+
+RUNS = 50
+LAUNCHES: tuple[dict[str, Any], ...] = (
+    {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "H100"},
+    {"model": "deepseek-ai/DeepSeek-V3", "gpu": "H200", "tensor_parallel_size": 8},
+    {"model": "moonshotai/Kimi-K2.5", "gpu": "B200", "tensor_parallel_size": 8, "max_model_len": 32768},
+)
+WORKLOADS = {"concurrency": Workload(concurrency=32), "request rate": Workload(request_rate=2.0)}
+GRID = Grid(
+    gpu=("H100", "L40S"),
+    tensor_parallel_size=(1, 2, 4, 8),
+    quantization=(None, "what-if:fp8"),
+    kv_cache_dtype=(None, "fp8"),
+    max_model_len=tuple(range(2048, 2048 + 50 * 256, 256)),
+    max_num_seqs=tuple(range(8, 8 + 32 * 8, 8)),
+    max_num_batched_tokens=(2048, 4096),
+)
+
+
+def best(run: Callable[[], object], runs: int) -> float:
+    """Seconds of processor time of the fastest run, after one to warm up."""
+    run()
+    times = []
+    for _ in range(runs):
+        begin = time.process_time()
+        run()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def main() -> None:
+    for launch in LAUNCHES:
+        inputs = prepare(launch)
+        estimate = inputs.estimate()
+        for name, load in WORKLOADS.items():
+            seconds = best(lambda inputs=inputs, estimate=estimate, load=load: predict(inputs, estimate, load), RUNS)
+            print(f"{launch['model']:40}{name:14}{1e3 * seconds:8.2f} ms")
+    request = {"model": "Qwen/Qwen3-32B", "gpu": "H100"}
+    workload = {"concurrency": 48, "input_len": 1500, "output_len": 300}
+    for name, asked in (("without speed", request), ("with speed", {**request, "workload": workload})):
+        seconds = best(lambda asked=asked: sweep(asked, GRID), 3)
+        print(f"{f'sweep of {GRID.size:,} launches':40}{name:14}{1e3 * seconds:8.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
