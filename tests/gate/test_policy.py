@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+import textwrap
 from pathlib import Path
 
 import jsonschema
@@ -108,6 +110,16 @@ def test_a_wrong_policy_is_one_line_that_says_where(tmp_path, text, message):
 def test_the_schema_is_one_and_takes_the_example():
     jsonschema.Draft202012Validator.check_schema(policy.schema())
     jsonschema.validate(plain(documents(POLICY, "policy")[0]), policy.schema())
+
+
+def test_the_policy_in_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8")
+    example = re.search(r"\n(    defaults:.*?\n)\n(?=\S)", page, re.DOTALL)
+    assert example is not None
+    read = _load(tmp_path, textwrap.dedent(example[1]))
+    rules = read.rules_for(tmp_path / "staging" / "a.yaml")
+    assert (rules.gpu, rules.min_concurrency, rules.tpot_ms, rules.output_len) == ("L4", 1, 50, 300)
+    assert [entry.reason for entry in read.ignores] == ["moves to the new cluster"]
 
 
 def test_every_rule_of_the_schema_is_read():
