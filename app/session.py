@@ -16,7 +16,7 @@ from planner.planning.change import Change, request_of
 from planner.planning.ladder import Plan
 
 MOST_COMPARED = 4
-VIEW_KEYS = {"chart": "context", "form": "serve"}
+VIEW_KEYS = {"chart": "context", "form": "serve", "run": ""}
 """What a page shows, with its default: in the URL beside the inputs."""
 _COMPARED = "vs"
 
@@ -37,7 +37,7 @@ def restore() -> str | None:
         state, problem = State(), f"this link makes no sense: {error}"
     set_state(state)
     for key, default in VIEW_KEYS.items():
-        st.session_state[key] = query.get(key, default)
+        st.session_state[key] = query.get(key, default) or None
     compared = st.query_params.get_all(_COMPARED)[:MOST_COMPARED]
     st.session_state[_COMPARED] = [text for text in compared if text.isprintable()]
     return problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -11,8 +12,13 @@ from app.jobs import Job, Jobs
 from app.solve import Solved
 from planner.engine.launch import Device, platform_supports_engine
 from planner.errors import InputError
+from planner.validate.record import Record
+from planner.validate.store import Store, summary
+from planner.validate.text import record_text
 from reports.render import markdown
 
+_KEPT = 200
+"""Of the history that are shown."""
 _EVERY = 1.0
 """Seconds between two looks at a running job."""
 
@@ -32,6 +38,7 @@ def page(solved: Solved | None) -> None:
     else:
         _start(solved, device)
     _progress()
+    _history()
 
 
 def _start(solved: Solved, device: Device) -> None:
@@ -81,23 +88,62 @@ def _watch(job: Job) -> None:
             st.caption(markdown(line))
 
 
-def _result(result: dict[str, Any]) -> None:
-    if result["agrees"]:
+def _result(record: Record) -> None:
+    """Measured beside predicted, and what the load was."""
+    if record["agrees"]:
         st.success("Every prediction that claims to be exact was met.")
-    else:
+    elif record["status"] == "measured":
         st.error("A prediction that claims to be exact was not met.")
-    st.table(
-        [
-            {
-                "figure": markdown(f"{row['name']} ({row['unit']})"),
-                "predicted": f"{row['predicted']:,}",
-                "measured": f"{row['measured']:,}",
-                "difference": "equal" if row["difference"] == 0 else f"{row['difference']:+,}",
-                "claims to be": "exact" if row["exact"] else "fitted or assumed",
-            }
-            for row in result["comparisons"]
-        ]
+    else:
+        st.error(markdown(f"{record['status']}: {(record['error'] or {}).get('message') or 'no more is known'}"))
+    if record["comparisons"]:
+        st.table(
+            [
+                {
+                    "figure": markdown(f"{row['name']} ({row['unit']})"),
+                    "predicted": f"{row['predicted']:,}",
+                    "measured": f"{row['measured']:,}",
+                    "difference": "equal" if row["difference"] == 0 else f"{row['difference']:+,}",
+                    "claims to be": "exact" if row["exact"] else "fitted or assumed",
+                }
+                for row in record["comparisons"]
+            ]
+        )
+    with st.expander("In full"):
+        st.code(record_text(record), language=None)
+
+
+def _history() -> None:
+    """Every validation of this machine, the newest first."""
+    st.subheader("History", anchor=False)
+    try:
+        runs = Store(create=False).runs(last=_KEPT)[::-1]
+    except InputError as error:
+        st.error(markdown(str(error)))
+        return
+    if not runs:
+        st.caption("No validation was run on this machine yet.")
+        return
+    st.dataframe([_line(summary(run)) for run in runs], hide_index=True)
+    known = {str(run["id"]): run for run in runs}
+    if st.session_state.get("run") not in known:
+        st.session_state["run"] = None
+    st.selectbox(
+        "Show run",
+        list(known),
+        key="run",
+        index=None,
+        placeholder="none",
+        format_func=lambda run: f"{run}: {known[run]['label']}",
+        persist_state="session",
     )
+    chosen = st.session_state["run"]
+    if chosen:
+        _result(known[chosen])
+
+
+def _line(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", " "): value for name, value in facts.items()}
 
 
 page(session.solved())
