@@ -464,15 +464,20 @@ def fit_constants(write: bool, serving: bool, also: tuple[Path, ...]) -> int:
 
 
 @cli.command()
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plans", nargs=-1, type=click.Path(path_type=Path), metavar="PLAN.json…")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="fit.html, .md, .json, .csv"
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="fit.html, .pdf (printed by Chromium), .md, .json or .csv",
 )
-def report(plan: Path, output: Path) -> int:
-    """A plan file (`vllm-fit fit … -o PLAN.json`) as a report to attach to a capacity request."""
+@click.option("--run", type=int, help="With what this run of `vllm-fit history` measured.")
+def report(plans: tuple[Path, ...], output: Path, run: int | None) -> int:
+    """Plan files (`vllm-fit fit … -o PLAN.json`) as one report to attach to a capacity request."""
     from planner.commands import write_report
 
-    return write_report(plan, output)
+    return write_report(plans, output, run)
 
 
 @cli.command()

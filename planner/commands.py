@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from planner.errors import InputError
-from planner.files import write_text
+from planner.files import replacing, write_text
 from planner.request import Inputs, Workload
 from planner.text import printable
 
@@ -46,22 +46,36 @@ def run_explain_log(source: str, overrides: dict[str, Any], save: bool, form: st
     return 1 if explanation.outcome.word == "failed" else 0
 
 
-def write_report(plan: Path, output: Path) -> int:
-    """`vllm-fit report`: the form is the ending of the output's name."""
+def write_report(plans: tuple[Path, ...], output: Path, run: int | None) -> int:
+    """`vllm-fit report`: the form is the ending of the output's name. run: a validation in the history."""
     import datetime
 
     from planner import strict_json
     from reports import FORMS, render
+    from reports.measured import with_validation
+    from reports.pdf import pdf_of
+    from reports.view import view_of
 
-    form = next((form for form in FORMS if output.suffix.lower() == f".{form}"), None)
+    ending = output.suffix.lower().removeprefix(".")
+    form = next((form for form in FORMS if ending in (form, *(["pdf"] if form == "html" else []))), None)
     if form is None:
-        raise InputError(f"{printable(output)}: must end in one of {', '.join('.' + form for form in FORMS)}")
-    content = strict_json.read_object(plan)
-    try:
-        text = render(content, form, datetime.date.today())
-    except InputError as error:
-        raise InputError(f"{printable(plan)}: {error}") from None
-    write_text(output, text)
+        raise InputError(f"{printable(output)}: must end in one of {', '.join('.' + form for form in (*FORMS, 'pdf'))}")
+    if not plans:
+        raise InputError("no plan given; pass the file that `vllm-fit fit … -o PLAN.json` wrote, or several")
+    contents = [strict_json.read_object(plan) for plan in plans]
+    if run is not None:
+        contents = [with_validation(contents, run)]
+    for plan, content in zip(plans, contents, strict=True):
+        try:
+            view_of(content)
+        except InputError as error:
+            raise InputError(f"{printable(plan)}: {error}") from None
+    text = render(contents, form, datetime.date.today())
+    if ending == "pdf":
+        with replacing(output) as temporary:
+            temporary.write_bytes(pdf_of(text))
+    else:
+        write_text(output, text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""render(): a plan file's dictionary as a report. A form is added by one entry in _RENDERERS."""
+"""render(): plan files' dictionaries as one report. A form is added by one entry in _RENDERERS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -16,7 +16,10 @@ import jinja2
 from markupsafe import Markup
 
 from planner import __version__
+from planner.errors import InputError
+from planner.text import printable
 from reports import svg
+from reports.compare import Answered, Row, compared_rows
 from reports.memory import Memory, gib
 from reports.view import View, view_of
 
@@ -27,16 +30,55 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$]|^[-+])")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sheet:
+class _Part:
+    """One plan of a report."""
+
     plan: Mapping[str, Any]
     view: View
-    made: str | None
+    suffix: str
+    """Of the ids in it: nothing for the first plan, -2 for the second."""
+
+    @property
+    def answered(self) -> Answered:
+        return self.view.model, self.plan["estimate"], self.plan.get("speed"), self.view.serve or ""
+
+    @property
+    def bar(self) -> Markup | None:
+        return svg.bar(self.view.memory) if self.view.memory is not None else None
 
 
-def render(plan: Mapping[str, Any], form: Form, made: datetime.date | None = None) -> str:
-    """The report, the same text for the same arguments. made: the date it says. InputError for what is no plan."""
-    sheet = _Sheet(plan=plan, view=view_of(plan), made=made.isoformat() if made is not None else None)
-    return _RENDERERS[form](sheet)
+@dataclass(frozen=True, kw_only=True)
+class _Sheet:
+    parts: tuple[_Part, ...]
+    made: str
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The plans side by side; none for a single one."""
+        if len(self.parts) < 2:
+            return ()
+        return compared_rows([part.answered for part in self.parts])
+
+
+def render(
+    plans: Mapping[str, Any] | Sequence[Mapping[str, Any]], form: Form, made: datetime.date | None = None
+) -> str:
+    """The report of one plan or of several, the same text for the same arguments. made: the date it says.
+
+    InputError for what is no plan.
+    """
+    several = [plans] if isinstance(plans, Mapping) else list(plans)
+    if not several:
+        raise InputError("no plan to report")
+    parts = tuple(
+        _Part(plan=plan, view=view_of(plan), suffix=f"-{number}" if number > 1 else "")
+        for number, plan in enumerate(several, 1)
+    )
+    sheet = _Sheet(parts=parts, made=made.isoformat() if made is not None else "")
+    try:
+        return _RENDERERS[form](sheet)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"a damaged plan: {type(error).__name__} {printable(error, 80)}") from error
 
 
 def markdown(value: object) -> str:
@@ -68,40 +110,42 @@ def _environment(*, html: bool) -> jinja2.Environment:
     return environment
 
 
-def _template(name: str, sheet: _Sheet, bar: Markup | None) -> str:
+def _template(name: str, sheet: _Sheet) -> str:
     template = _environment(html=name.endswith(".html.j2")).get_template(name)
-    return template.render(view=sheet.view, made=sheet.made, version=__version__, bar=bar, colours=svg.COLOURS)
+    return template.render(sheet=sheet, version=__version__, colours=svg.COLOURS)
 
 
 def _html(sheet: _Sheet) -> str:
-    memory = sheet.view.memory
-    return _template("fit.html.j2", sheet, svg.bar(memory) if memory is not None else None)
+    return _template("fit.html.j2", sheet)
 
 
 def _md(sheet: _Sheet) -> str:
-    return _template("fit.md.j2", sheet, None)
+    return _template("fit.md.j2", sheet)
 
 
 def _json(sheet: _Sheet) -> str:
-    """The plan file itself, as `vllm-fit fit -o` writes it."""
-    return json.dumps(sheet.plan, indent=2) + "\n"
+    """The plan file itself, as `vllm-fit fit -o` writes it; a list of several."""
+    plans = [part.plan for part in sheet.parts]
+    return json.dumps(plans[0] if len(plans) == 1 else plans, indent=2) + "\n"
 
 
 def _csv(sheet: _Sheet) -> str:
-    """One fact a line: section, name, value, unit, basis."""
+    """One fact a line: plan (where there are several), section, name, value, unit, basis."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["section", "name", "value", "unit", "basis"])
-    for row in _rows(sheet):
-        writer.writerow([_cell(value) for value in row])
+    several = len(sheet.parts) > 1
+    writer.writerow([*(["plan"] if several else []), "section", "name", "value", "unit", "basis"])
+    for number, part in enumerate(sheet.parts, 1):
+        for row in _rows(sheet, part):
+            writer.writerow([*([number] if several else []), *map(_cell, row)])
     return file.getvalue()
 
 
-def _rows(sheet: _Sheet) -> list[tuple[object, ...]]:
-    plan, view = sheet.plan, sheet.view
+def _rows(sheet: _Sheet, part: _Part) -> list[tuple[object, ...]]:
+    plan, view = part.plan, part.view
     rows: list[tuple[object, ...]] = [
         ("report", "vllm-fit", __version__, "", ""),
-        ("report", "date", sheet.made or "", "", ""),
+        ("report", "date", sheet.made, "", ""),
         ("verdict", "met", "yes" if plan["met"] is True else "no", "", ""),
         ("verdict", "sentence", view.verdict, "", ""),
         ("verdict", "binding", view.binding or "", "", ""),
@@ -114,6 +158,7 @@ def _rows(sheet: _Sheet) -> list[tuple[object, ...]]:
     kv = plan["estimate"]["kv_cache"] or {}
     rows += [("kv_cache", name, value, "", "") for name, value in kv.items()]
     rows += [("rung", rung.name, f"{rung.outcome}: {rung.summary} ({rung.why})", "", "") for rung in view.rungs]
+    rows += [(table.key, row[0], "; ".join(row[1:]), "", "") for table in view.tables for row in table.rows]
     rows += [("assumed", name, value, "", "assumed") for name, value in view.assumed]
     return rows
 

@@ -17,6 +17,8 @@ COLOURS = {
 }
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
 
+_INK = {"weights": "#fff", "kv": "#fff", "non_torch": "#fff"}
+"""Of a name on its colour."""
 _WIDTH, _TOP, _HEIGHT = 720, 18, 34
 
 
@@ -30,6 +32,9 @@ def bar(memory: Memory) -> Markup:
             f'<rect class="part" x="{left:.2f}" y="{_TOP}" width="{width:.2f}" height="{_HEIGHT}" '
             f'fill="{COLOURS[part.key]}"><title>{part.name}: {part.gib} GiB</title></rect>'
         )
+        if width > 7 * len(part.name) + 8:
+            middle = f'x="{left + width / 2:.2f}" y="{_TOP + _HEIGHT / 2 + 4:g}"'
+            shapes.append(f'<text class="name" {middle} fill="{_INK.get(part.key, "#000")}">{part.name}</text>')
         left += width
     if memory.requested_bytes is not None:
         shapes.append(_line(memory.requested_bytes * scale, "requested", dashed=True, label_y=12))

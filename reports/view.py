@@ -13,6 +13,7 @@ from planner.errors import InputError
 from planner.request import REQUEST_KEYS
 from planner.text import printable
 from reports.memory import Memory, gib, memory_of, text
+from reports.tables import Table, tables_of
 
 _CARD_OPTIONS = ("gpu", "gpu_memory_gib", "gpu_memory_used_gib", "compute_capability", "vllm_version", "usage")
 
@@ -46,6 +47,8 @@ class View:
     kv: tuple[tuple[str, str], ...]
     start: str
     rungs: tuple[Rung, ...]
+    tables: tuple[Table, ...]
+    """Speed, measured results, alternatives and suggestions: those that the plan holds."""
     assumed: tuple[tuple[str, str], ...]
     basis: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
@@ -85,6 +88,7 @@ def _view(plan: Mapping[str, Any]) -> View:
         kv=kv_facts(answer),
         start=snapshot_words(plan["start"]),
         rungs=tuple(_rung(step) for step in plan["steps"]),
+        tables=tables_of(plan),
         assumed=_pairs(answer["assumed"]),
         basis=_pairs(answer["basis"]),
         warnings=tuple(text(warning) for warning in answer["warnings"]),

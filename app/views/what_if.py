@@ -88,7 +88,7 @@ def _speed(solved: Solved) -> None:
         st.caption(
             markdown(f"{solved.speed['basis']}; {solved.speed['bound_by']}.")
             + " Median error on measurements left out of the fit: "
-            + ", ".join(f"{name.upper()} {share:.0%}" for name, share in errors.items() if name in ("tpot", "ttft"))
+            + markdown(", ".join(f"{name} {share:.0%}" for name, share in errors.items()))
         )
 
 
