@@ -40,6 +40,7 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.gate
 
 # Resolves the pins again; `make lock LOCK_ARGS=--upgrade` moves them all.
