@@ -82,10 +82,10 @@ def solve(state: State) -> Solved:
     inputs = prepare(state.to_request())
     goal = state.goal().checked(inputs)
     _enough_cards(inputs, goal)
-    # One way alone, or where it reaches the goal, is quick; all ways to use the cards are asked only for a plan.
+    # The other ways to use the cards are asked for only where the one entered is not enough: each is a climb.
     plan = entered = fit_with_replicas(inputs, goal, one_way=True)
-    if not entered.met or entered.changes:
-        plan = fit_with_replicas(inputs, goal, one_way=bool(state.engines))
+    if goal.gpus > 1 and not state.engines and (entered.changes or not entered.met):
+        plan = fit_with_replicas(inputs, goal)
     speed = speed_of(entered.base, entered.goal, entered.start) if entered.start.fits else None
     return Solved(
         state=state,

@@ -1,7 +1,8 @@
 """The what-if app and the reports: a rerun of a page after one change, and twenty reports. `python -m benchmarks.app`
 
 A rerun is the whole script as the server runs it (Streamlit's AppTest), for a model that the page has not shown before
-and for a load that it has not. Between them runs a fixed piece of Python, to read the figures against this machine.
+and for a load that it has not: wall time, and the processor's time, which other work on the machine disturbs less. A
+fixed piece of Python runs beside them, to read the figures against this machine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 MODELS = ("Qwen/Qwen3-8B", "google/gemma-3-27b-it", "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-14B", "microsoft/phi-4")
 PAGES = ("answer", "what_if", "compare", "commands")
 REPORTS = 20
+Times = tuple[float, float]
+"""Wall and processor time, seconds."""
 
 
 def main() -> None:
@@ -24,7 +27,7 @@ def main() -> None:
 
     logging.disable(logging.WARNING)
     script = serve.__file__.replace("serve.py", "main.py")
-    print(f"{'':34}{'median':>9}{'slowest':>9}{'reference':>11}")
+    print(f"{'':38}{'median':>9}{'slowest':>9}{'processor':>11}{'reference':>11}")
     for page in PAGES:
         app = AppTest.from_file(script, default_timeout=120)
         app.query_params["model"] = "Qwen/Qwen3-32B"
@@ -38,7 +41,7 @@ def main() -> None:
     _print(f"{REPORTS} plans in one report", [_seconds(lambda: _together(plans)) for _ in range(5)])
 
 
-def _change(app: Any, key: str, value: Any) -> float:
+def _change(app: Any, key: str, value: Any) -> Times:
     widget = app.number_input(key=key) if key == "concurrency" else app.selectbox(key=key)
     widget.set_value(value)
     return _seconds(app.run)
@@ -66,15 +69,16 @@ def _together(plans: list[dict[str, Any]]) -> None:
     render(plans, "html")
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(call: Callable[[], object]) -> Times:
+    start = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def _print(name: str, times: list[float]) -> None:
-    reference = _seconds(lambda: sum(number * number for number in range(1_000_000)))
-    print(f"{name:34}{median(times):8.3f}s{max(times):8.3f}s{reference:10.3f}s")
+def _print(name: str, times: list[Times]) -> None:
+    wall, processor = zip(*times, strict=True)
+    reference = _seconds(lambda: sum(number * number for number in range(1_000_000)))[0]
+    print(f"{name:38}{median(wall):8.3f}s{max(wall):8.3f}s{median(processor):10.3f}s{reference:10.3f}s")
 
 
 if __name__ == "__main__":
