@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,11 +18,14 @@ import pytest
 
 from planner.engine import launch as launch_module
 from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, launch
+from planner.validate.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="engines run on POSIX systems")
 
 MARK = f"VLLM_FIT_TEST_{os.getpid()}"
 """An environment variable by which the processes of a launch are found again, apart from those of other test runs."""
+
+SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 STUBBORN_CHILD = """
 # starts a process that starts a process; both ignore what they are asked, one in a group of its own
@@ -132,6 +136,49 @@ def test_second_interrupt_does_not_stop_the_cleaning_up(tmp_path):
         parent.send_signal(signal.SIGINT)
         parent.wait(30)
     assert not marked()
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]])
+def test_a_signal_ends_the_command_and_its_engines(tmp_path, signals):
+    """Two launches side by side, in threads: both end, and the history says so."""
+    child, store = tmp_path / "child.py", tmp_path / "history.sqlite"
+    child.write_text(STUBBORN_CHILD + "time.sleep(600)", encoding="utf-8")
+    plans = [{"model": SMALL, "max_model_len": length} for length in (512, 1024)]
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    words = ["validate", str(tmp_path / "plans.json"), "--device", "cpu", "--parallel", "2", "--store", str(store)]
+    script = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from pathlib import Path
+        from planner import cli
+        from planner.engine import in_process, launch
+        from planner.validate import commands
+        in_process.CHILD = Path({str(child)!r})
+        supported = lambda *_: launch.EngineSupport(version="0")
+        launch.platform_supports_engine = commands.platform_supports_engine = supported
+        cli.main({words!r})
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, MARK: "yes", "TMPDIR": str(tmp_path)},
+    ) as command:
+        assert command.stderr is not None
+        up: set[str] = set()
+        while len(up) < 2:
+            line = command.stderr.readline()
+            assert line, "ended by itself"
+            up |= {line} if line.endswith(": up\n") else set()
+        for number in signals:
+            command.send_signal(number)
+            time.sleep(0.5)
+        assert "interrupted" in command.stderr.read()
+        command.wait(30)
+    assert command.returncode == 130
+    assert not marked()
+    assert not list(tmp_path.glob("vllm-fit-*"))
+    assert [run["status"] for run in Store(store).runs()] == ["interrupted"] * 2
 
 
 def test_the_childs_own_sentence_is_the_error(stand_in):

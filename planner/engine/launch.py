@@ -54,9 +54,9 @@ def launch(
             WAYS[spec.way](course)
         return Measurement.of(course.events, spec.loads, printed=printed(read(log)))
     except LaunchError as error:
-        if log_file is None and log.exists():
-            error.log_path = folder.with_suffix(".log")
-            shutil.move(log, error.log_path)
+        if log_file is None:
+            kept = log.exists() and error.kind != "cancelled"
+            error.log_path = Path(shutil.move(log, folder.with_suffix(".log"))) if kept else None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

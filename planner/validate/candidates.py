@@ -102,11 +102,14 @@ _TOLD = {
 }
 
 
+_USUAL = ("TP 1", "PP 1", "DP 1")
+
+
 def _words(request: Mapping[str, Any]) -> str:
     """ "Qwen3-32B TP 2 KV fp8 len 8192": what tells candidates apart."""
     name = str(request.get("model", "")).rstrip("/").rsplit("/", 1)[-1]
-    told = [f"{word} {request[key]}".strip() for key, word in _TOLD.items() if request.get(key) not in (None, 1)]
-    return printable(" ".join([name, *told]), 120)
+    told = [f"{word} {request[key]}".strip() for key, word in _TOLD.items() if request.get(key) is not None]
+    return printable(" ".join([name, *(words for words in told if words not in _USUAL)]), 120)
 
 
 def _labelled(candidates: list[Candidate]) -> list[Candidate]:

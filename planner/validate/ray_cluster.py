@@ -13,6 +13,7 @@ from typing import Any
 from planner.engine.launch import Device, LaunchError, LaunchSpec, Listener
 from planner.errors import InputError
 from planner.text import printable
+from planner.validate.record import hardware
 from planner.validate.run import Outcome, Outcomes, attempt
 from planner.validate.trial import Trial
 
@@ -102,4 +103,4 @@ def _launch(spec: LaunchSpec) -> Outcome:
         return Outcome(error=LaunchError(f"{spec.model_path} is not on this node", kind="not_started"))
     if not spec.engine_python.exists():
         spec = replace(spec, engine_python=Path(sys.executable))
-    return attempt(spec, Listener())
+    return replace(attempt(spec, Listener()), hardware=hardware())

@@ -31,6 +31,8 @@ class Outcome:
     error: LaunchError | None = None
     fault: Exception | None = None
     """Something else went wrong, which ends the whole run."""
+    hardware: Mapping[str, Any] | None = None
+    """Of the machine it ran on, where that is another one."""
 
 
 Outcomes = Generator[tuple[Trial, Outcome], None, None]
@@ -109,6 +111,7 @@ class _Ledger:
             self.listener(trial)
         with self._lock:
             run, record, _ = self._open.pop(trial.key)
+            record = {**record, "hardware": outcome.hardware or record["hardware"]}
             if outcome.measurement is not None:
                 record = records.with_measurement(record, trial, outcome.measurement, complete=True)
             elif outcome.error is not None:

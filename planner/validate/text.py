@@ -25,6 +25,12 @@ def record_text(record: Record) -> str:
     lines += _memory(record["measurement"])
     for load in record["measurement"]["loads"]:
         lines += _load(load)
+    found = record["measurement"]["engine"].get("vllm_version")
+    if found is not None and not str(found).startswith(record["versions"]["vllm"]):
+        lines += [
+            "",
+            f"note: the engine is vLLM {printable(found)}, the prediction is for {record['versions']['vllm']}",
+        ]
     lines += _soak(record)
     if record["status"] != "measured":
         lines += _failure(record)
