@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
@@ -119,6 +119,7 @@ _values = st.recursive(
 
 
 @given(_values)
+@settings(deadline=None)
 def test_values_are_those_of_pyyaml(value):
     text = yaml.safe_dump(value)
     read = documents(text, "f.yaml")
@@ -128,6 +129,7 @@ def test_values_are_those_of_pyyaml(value):
         assert plain(read[0]) == value
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab: -&*<>|\n\t[]{}'\"#?,", max_size=80))
 def test_any_text_is_read_or_refused_in_one_line(text):
     try:

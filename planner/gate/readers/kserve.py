@@ -6,7 +6,7 @@ pkg/controller/v1beta1/inferenceservice), and the model that `storageUri` names 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +33,11 @@ _MAX_NEIGHBOURS = 200
 
 def runtime(document: Table, place: Place) -> Iterator[Launch]:
     """A runtime by itself launches nothing, unless it names its model: services bring theirs."""
+    node = Node(cards=cards_of(document.table("spec")))
     for table in document.tables("spec", "containers"):
-        container = container_of(table, place, {})
-        words = " ".join(word.text for word in (*container.command, *container.args))
-        if MODEL_PATH not in words and ("--model" in words or "serve" in words):
-            yield from launches_of_container(container, Node(cards=cards_of(document.table("spec"))), place)
+        for launch in launches_of_container(container_of(table, place, {}), node, place):
+            if launch.model is not None and not launch.model.startswith(MODEL_PATH):
+                yield launch
 
 
 def service(document: Table, place: Place) -> Iterator[Launch]:
@@ -77,7 +77,9 @@ def _on_runtime(model: Table, predictor: Table, place: Place) -> Iterator[Launch
     else:
         table = next(iter(found.tables("spec", "containers")), None)
         if table is not None:
-            merged = replace(_merged(table, model, predictor, place), line=predictor.key_lines["model"])
+            merged = replace(
+                _merged(table, model, _worker_sizes(predictor, found), place), line=predictor.key_lines["model"]
+            )
             yield from _served(merged, uri, predictor, found, place)
 
 
@@ -90,24 +92,25 @@ def _served(
     cards = cards_of(predictor)
     if not cards and runtime_of is not None:
         cards = cards_of(runtime_of.table("spec"))
-    pods = predictor.number("workerSpec", "pipelineParallelSize") or 1
+    pods = int(_worker_sizes(predictor, runtime_of).get("PIPELINE_PARALLEL_SIZE", "1"))
     for launch in launches_of_container(container, Node(cards=cards, pods=pods), place):
         mounted = launch.model is not None and launch.model.startswith(MODEL_PATH)
         what = "which model is mounted at /mnt/models, the file does not say"
         yield launch.with_(problem=launch.problem or what) if mounted else launch
 
 
-def _merged(table: Table, model: Table, predictor: Table, place: Place) -> Container:
-    """The runtime's container under the service's."""
-    worker = predictor.table("workerSpec")
-    sizes: dict[str, str | None] = {
-        variable: str(worker.number(key) or 1)
-        for variable, key in (
-            ("TENSOR_PARALLEL_SIZE", "tensorParallelSize"),
-            ("PIPELINE_PARALLEL_SIZE", "pipelineParallelSize"),
-        )
-        if "workerSpec" in predictor.entries
-    }
+def _worker_sizes(predictor: Table, runtime_of: Table | None) -> dict[str, str]:
+    """The variables that KServe sets for an engine over several pods; none for one pod."""
+    specs = [predictor.get("workerSpec"), runtime_of.get("spec", "workerSpec") if runtime_of is not None else None]
+    workers = [spec for spec in specs if isinstance(spec, Table)]
+    if not workers:
+        return {}
+    keys = {"TENSOR_PARALLEL_SIZE": "tensorParallelSize", "PIPELINE_PARALLEL_SIZE": "pipelineParallelSize"}
+    return {name: str(next((size for one in workers if (size := one.number(key))), 1)) for name, key in keys.items()}
+
+
+def _merged(table: Table, model: Table, sizes: Mapping[str, str], place: Place) -> Container:
+    """The runtime's container under the service's. sizes: variables that KServe sets."""
     own = container_of(model, place, sizes)
     environment: Variables = {**container_of(table, place, sizes).environment, **own.environment}
 
