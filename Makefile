@@ -9,7 +9,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PYTHONUTF8 = 1
 
-.PHONY: setup demo test lint format types bench lock clean
+.PHONY: setup demo test lint format types bench fuzz audit lock clean
 
 setup: $(READY)
 
@@ -42,6 +42,15 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.gate
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),5000) $(BIN)/pytest -q --timeout 0 tests/test_fuzz.py
+
+# pip-audit in an environment of its own, so that it moves no pin here.
+audit: $(READY)
+	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && \
+		build/audit/bin/pip install --quiet pip-audit; }
+	$(BIN)/python tools/audit.py build/audit/bin/pip-audit requirements/*.txt
 
 # Resolves the pins again; `make lock LOCK_ARGS=--upgrade` moves them all.
 lock: $(READY)

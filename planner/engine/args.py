@@ -144,11 +144,13 @@ def _check(name: str, value: JsonValue) -> None:
     entry = _engine_table().get(name)
     if entry is None:
         raise InputError(f"unknown key {printable(name)}{did_you_mean(nearest(name, _engine_table(), 2))}")
+    if value is None:
+        return
     kind, many = entry["kind"], "nargs" in entry
     for one in value if many and isinstance(value, list) else [value]:
         if not _fits(kind, one):
             raise InputError(f"{name} = {shown(one)}: must be {_KIND_WORDS[kind]}")
-    if name.endswith(("_kwargs", "_per_prompt")) and value is not None and not isinstance(value, dict):
+    if name.endswith(("_kwargs", "_per_prompt")) and not isinstance(value, dict):
         raise InputError(f"{name} = {shown(value)}: must be a JSON object")
     choices = entry.get("choices")
     if choices and kind == "str" and str(value) not in choices and name not in _OPEN_CHOICES:
@@ -191,8 +193,6 @@ _SPECIAL = {("max_model_len", -1)}
 
 
 def _fits(kind: str, value: JsonValue) -> bool:
-    if value is None:
-        return True
     if kind in ("int", "human_int"):
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
     if kind == "float":

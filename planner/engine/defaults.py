@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from planner.engine.args import EngineArgs
 from planner.engine.runner import uses_v2_runner
 from planner.engine.version import VllmVersion
-from planner.errors import Refusal
+from planner.errors import InputError, Refusal
 from planner.hardware.catalogue import Gpu
 from planner.model.architecture import Model
 from planner.model.attention import CrossAttention, RecurrentState
@@ -131,11 +132,9 @@ def resolve(
 
 def _prefix_caching(model: Model, version: VllmVersion) -> bool:
     """ModelConfig.is_prefix_caching_supported: with Mamba layers only beside attention, and only since 0.26."""
-    states = [state for layer in model.layers for state in layer.states]
-    if version < (0, 8) or model.is_pooling or any(isinstance(state, CrossAttention) for state in states):
+    if version < (0, 8) or model.is_pooling or CrossAttention in model.state_kinds:
         return False
-    recurrent = [isinstance(state, RecurrentState) for state in states]
-    return not any(recurrent) or (version >= (0, 26) and not all(recurrent))
+    return RecurrentState not in model.state_kinds or (version >= (0, 26) and len(model.state_kinds) > 1)
 
 
 def _async_scheduling(model: Model, on_cpu: bool, given: dict[str, Any], version: VllmVersion) -> bool:
@@ -283,8 +282,10 @@ def capture_sizes(
         top = 512 if version < (0, 10) else min(2 * seqs, 512)
         return tuple(size for size in (1, 2, 4, *range(8, top + 1, 8)) if size <= tokens)
     asked = given.get("max_cudagraph_capture_size") or compilation.get("max_cudagraph_capture_size")
-    own: set[int] = set()
+    own: frozenset[int] = frozenset()
     if isinstance(asked, int):
+        if asked > _MOST_CAPTURED:
+            raise InputError(f"max_cudagraph_capture_size = {asked}: must be at most {_MOST_CAPTURED}")
         top = asked
     elif architecture in _CAPTURES_1024:
         top = 1024
@@ -293,10 +294,21 @@ def capture_sizes(
         ceiling = 1024 if version >= (0, 28) and gpu.capability is not None and gpu.capability // 10 == 10 else 512
         top = min(2 * seqs * queries, ceiling)
         own = _decode_batches(seqs, queries, top, ceiling) if version >= (0, 31 if queries == 1 else 29) else own
-    top = min(top, tokens)
-    sizes = {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, top + 1, 16)) if size <= top}
-    last = {tokens} if version >= (0, 21) and tokens <= top else set()
-    return tuple(sorted(sizes | last | {size for size in own if size <= tokens}))
+    return _captured(min(top, tokens), own, tokens if version >= (0, 21) and tokens <= top else None)
+
+
+_MOST_CAPTURED = 1 << 20
+
+
+@lru_cache(maxsize=4096)
+def _captured(top: int, own: frozenset[int], last: int | None) -> tuple[int, ...]:
+    """The grid up to the top, and the sizes that need not lie on it. A sweep asks for the same again and again."""
+    sizes = {size for size in (*_grid(top), *own, last) if size is not None and size <= top}
+    return tuple(sorted(sizes))
+
+
+def _grid(top: int) -> tuple[int, ...]:
+    return (1, 2, 4, *range(8, 256, 8), *range(256, top + 1, 16))
 
 
 _CAPTURES_1024 = frozenset(("GptOssForCausalLM",))
@@ -310,10 +322,10 @@ def _decode_tokens(given: Mapping[str, Any], version: VllmVersion) -> int:
     return 1 + drafts if isinstance(drafts, int) and version >= (0, 13) else 1
 
 
-def _decode_batches(seqs: int, queries: int, top: int, ceiling: int) -> set[int]:
+def _decode_batches(seqs: int, queries: int, top: int, ceiling: int) -> frozenset[int]:
     """Sizes of whole decode batches, which need not lie on the grid."""
     if queries == 1:
-        return {seqs} if seqs <= top else set()
+        return frozenset({seqs} if seqs <= top else ())
     requests = min(seqs, ceiling)
-    counts = {n for n in (1, 2, 4, *range(8, 256, 8), *range(256, requests + 1, 16)) if n <= requests} | {requests}
-    return {n * queries for n in counts if n * queries <= top}
+    counts = {n for n in _grid(requests) if n <= requests} | {requests}
+    return frozenset(n * queries for n in counts if n * queries <= top)

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ class Gpu:
     """Other names, besides every spelling of this one."""
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def capability(self) -> int | None:
         """NVIDIA's compute capability as vLLM compares it: 90 for "9.0", 121 for "12.1"; None for other vendors."""
         if self.vendor != "nvidia" or self.compute_capability is None:

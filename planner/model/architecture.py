@@ -94,6 +94,11 @@ class Model:
         return self.max_position if self.default_len is None else self.default_len
 
     @cached_property
+    def state_kinds(self) -> frozenset[type[LayerState]]:
+        """What its layers keep between steps."""
+        return frozenset(type(state) for layer in self.layers for state in layer.states)
+
+    @cached_property
     def is_moe(self) -> bool:
         return any(isinstance(module, Experts) for layer in self.layers for module in layer.modules)
 

@@ -20,7 +20,8 @@ from planner.model.modules import (
     Module,
     Weight,
 )
-from planner.units import model_dtype
+from planner.text import shown
+from planner.units import DTYPE_BYTES, model_dtype
 
 QKV = ("q_proj", "k_proj", "v_proj")
 GATE_UP = ("gate_proj", "up_proj")
@@ -33,6 +34,14 @@ def config_dtype(config: Config) -> str:
             if section is not None and section.has(key):
                 return model_dtype(section.str(key), section.path(key))
     return "float32"
+
+
+def state_dtype(config: Config, key: str, default: str) -> str:
+    """What a recurrent state is kept in: torch's name of a dtype, or "auto"."""
+    name = config.optional_str(key, None) or default
+    if name not in ("auto", *DTYPE_BYTES):
+        raise config.error(key, f"= {shown(name)}: unknown dtype; known are {', '.join(DTYPE_BYTES)}")
+    return name
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from planner.model.families.common import (
     norm,
     qkv_attention,
     repeat,
+    state_dtype,
 )
 from planner.model.families.latent import latent, mla_attention
 from planner.model.families.mamba import unquantized
@@ -45,8 +46,6 @@ from planner.model.modules import (
 )
 
 # --- gated delta nets: Qwen3-Next, Qwen3.5 -------------------------------------------------------------------------
-from planner.text import shown
-from planner.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +239,7 @@ def qwen3_5_text(config: Config, name: str, **others: Any) -> Model:
     """
     d = dims(config)
     sparse = "moe" in config.str("model_type")
-    ssm = config.optional_str("mamba_ssm_dtype") or "auto"
-    if ssm not in ("auto", *DTYPE_BYTES):
-        raise config.error("mamba_ssm_dtype", f"= {shown(ssm)}: unknown dtype; known are {', '.join(DTYPE_BYTES)}")
+    ssm = state_dtype(config, "mamba_ssm_dtype", "auto")
     net = _delta_net(config, interleaved=False)
     layers = _delta_net_layers(config, d, net, lambda _: sparse, ssm)
     # Positions never exceed the tokens, so no room for four times as many (mrope_positions_factor).

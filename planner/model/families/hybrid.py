@@ -21,6 +21,7 @@ from planner.model.families.common import (
     repeat,
     rope,
     rotary_cache,
+    state_dtype,
 )
 from planner.model.families.mamba import Groups, Mamba1, Mamba2, unquantized
 from planner.model.families.moe import granite_shared_mlp
@@ -150,7 +151,7 @@ def nemotron_h(config: Config, name: str) -> Model:
     if config.has("num_hidden_layers") and config.int("num_hidden_layers") != len(pattern):
         key = "layers_block_type" if config.has("layers_block_type") else "hybrid_override_pattern"
         raise config.error(key, f"has {len(pattern)} layers, num_hidden_layers says {d.layers}; correct one of them")
-    ssm = config.str("mamba_ssm_cache_dtype", default="float32")
+    ssm = state_dtype(config, "mamba_ssm_cache_dtype", "float32")
     mixers = _nemotron_mixers(config, d)
     widths = _nemotron_widths(config, pattern)
 
