@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from planner import cli
-from planner.engine.launch import platform_supports_engine
+from planner.engine.launch import platform_supports_engine, printed
 from planner.engine.measure import Load
 from planner.memory.budget import Estimate
 from planner.request import prepare
@@ -44,6 +45,19 @@ def test_equal_figures_agree_and_a_missing_byte_does_not():
     rows = {row.name: row for row in compare(estimate, measured(estimate, extra_weights=1))}
     assert rows["weights, rank 0"].difference == 1
     assert rows["weights, rank 0"].exact
+
+
+def test_what_a_gpu_engine_prints_stands_beside_its_prediction():
+    """The figures of a real log, next to the prediction of the launch that it is of."""
+    log = (Path(__file__).parent / "logs" / "v0.33.0_started.log").read_text()
+    estimate = prepare(
+        {"model": "Qwen/Qwen3-8B", "gpu": "L4", "vllm_version": "0.33.0", "max_model_len": 4096}
+    ).estimate()
+    rows = {row.name: row for row in compare(estimate, replace(measured(estimate), printed=printed(log)))}
+    assert {"model loading", "available KV cache memory", "CUDA graphs"} <= set(rows)
+    assert rows["model loading"].unit == "GiB"
+    assert not any(row.exact for name, row in rows.items() if row.unit == "GiB")
+    assert rows["KV cache size"].exact is (estimate.basis["kv_cache"] == "exact")
 
 
 def test_what_would_not_start_is_not_launched(capsys: pytest.CaptureFixture[str], tmp_path: Path):
