@@ -21,6 +21,8 @@ from planner.engine.workplace import engine_args, environment, model_folder
 from planner.errors import InputError
 
 _METRICS_EVERY_S = 0.5
+_DYING_S = 5.0
+"""How long a server that does not answer is given to say why."""
 
 
 def run(course: Course) -> None:
@@ -45,11 +47,15 @@ def run(course: Course) -> None:
             while not server.healthy():
                 if not course.wait(session):
                     raise course.failure(session.exit_code())
-            _describe(course, server, time.monotonic() - began)
-            course.memory.mark("started", session.id)
-            bench = Bench(server.url, spec.name, str(model), folder)
-            client = environment(spec, folder) | {"VLLM_LOGGING_LEVEL": "WARNING"}
-            Traffic(course, session, server, bench, client).run()
+            try:
+                _describe(course, server, time.monotonic() - began)
+                course.memory.mark("started", session.id)
+                bench = Bench(server.url, str(server.model()["id"]), str(model), folder)
+                client = environment(spec, folder) | {"VLLM_LOGGING_LEVEL": "WARNING"}
+                Traffic(course, session, server, bench, client).run()
+            except InputError as error:  # it no longer answers
+                session.wait(_DYING_S)
+                raise course.failure(session.exit_code(), str(error)) from error
             course.add(course.memory.event())
 
 

@@ -67,7 +67,8 @@ class SoakResult:
         """From a detailed result of `vllm bench serve`, and what was seen meanwhile."""
         result, samples = event["result"], event["memory"]
         requests = int(result["num_prompts"])
-        begun = sorted(zip(result["start_times"], _latencies(result), result["errors"], strict=True))
+        times = result.get("start_times") or range(requests)  # older versions only keep their order
+        begun = sorted(zip(times, _latencies(result), result["errors"], strict=True))
         latencies = [1000 * seconds for _, seconds, error in begun if not error]
         devices = [sum(sample["devices"]) for sample in samples if sample["devices"] is not None]
         return cls(
