@@ -55,7 +55,8 @@ def run(course: Course) -> None:
                 Traffic(course, session, server, bench, client).run()
             except InputError as error:  # it no longer answers
                 session.wait(_DYING_S)
-                raise course.failure(session.exit_code(), str(error)) from error
+                code = session.exit_code()
+                raise (course.error(str(error)) if code is None else course.failure(code)) from error
             course.add(course.memory.event())
 
 
