@@ -352,6 +352,8 @@ def validate(words: tuple[str, ...], **options: Any) -> int:
     """
     from planner.validate.commands import run_validate
 
+    if options["request_rate"] is not None:
+        raise InputError("--request-rate: a load is run at a number of requests at once; pass --concurrency")
     own = {name: options.pop(name) for name in _VALIDATE}
     lengths = {name: options[name] for name in ("input_len", "output_len")}
     given = {**own, **lengths}

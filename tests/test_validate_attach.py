@@ -107,6 +107,7 @@ def test_attach_says_what_differs(server, capsys, tmp_path):
         (("--best", "speed", SMALL), "must be one of"),
         (("--concurrency", "1,x", SMALL), "must be whole numbers"),
         (("--concurrency", "0", SMALL), "must be whole numbers"),
+        (("--request-rate", "3", SMALL), "pass --concurrency"),
         (("--input-len", "9000", "--device", "cpu", SMALL), "are more than max_model_len"),
         (("--load-format", "auto", "--device", "cpu", SMALL), "no complete checkpoint"),
     ],
