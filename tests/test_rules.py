@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from planner.request import answer
+from planner.engine.args import REMOVED_IN, flag_of
+from planner.request import answer, prepare
 
 LLAMA, MIXTRAL = "meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"
 BASE: dict[str, Any] = {"model": LLAMA, "gpu": "H100", "max_model_len": 4096}
@@ -163,3 +164,16 @@ def test_deepseeks_latent_is_not_divided_by_tp():
 def test_qwen3_32b_starts_on_one_h100():
     result = answer({"model": "Qwen/Qwen3-32B", "gpu": "H100", "gpu_memory_utilization": 0.9, "max_model_len": 16000})
     assert result["status"] == "fits"
+
+
+@pytest.mark.parametrize(("version", "status"), [("0.17.0", "fits"), ("0.18.0", "refused")])
+def test_a_flag_that_is_gone_is_refused_as_the_command_line_does(version: str, status: str) -> None:
+    request = {"model": "Qwen/Qwen3-8B", "gpu": "H100", "vllm_version": version, "swap_space": 4}
+    found = prepare(request).estimate()
+    assert found.status == status
+    assert [reason.flag for reason in found.reasons] == (["--swap-space"] if status == "refused" else [])
+    assert prepare({**request, "usage": "offline"}).estimate().status == "fits"
+
+
+def test_every_flag_that_is_gone_was_one() -> None:
+    assert all(flag_of(name).startswith("--") for name in REMOVED_IN)

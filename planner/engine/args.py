@@ -41,6 +41,20 @@ _REMOVED = {
 }
 """Flags that older versions have and the version of the table no longer."""
 
+REMOVED_IN: Mapping[str, tuple[int, ...]] = {
+    "use_v2_block_manager": (0, 10),
+    "num_scheduler_steps": (0, 10, 1),
+    "max_seq_len_to_capture": (0, 11),
+    "rope_scaling": (0, 11, 2),
+    "rope_theta": (0, 11, 2),
+    "guided_decoding_backend": (0, 12),
+    "cuda_graph_sizes": (0, 13),
+    "disable_log_requests": (0, 17),
+    "swap_space": (0, 18),
+    "max_num_partial_prefills": (0, 27),
+}
+"""The first version whose engine/arg_utils.py lacks a flag, of the wheels 0.8.5 to 0.33; 0.11.1 and 0.27.0 unseen."""
+
 
 class EngineArgs(Mapping[str, JsonValue]):
     """The engine arguments a person gave, under vLLM's Python names; what is absent or None, vLLM decides by itself."""

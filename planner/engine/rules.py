@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+from planner.engine.args import REMOVED_IN, flag_of
 from planner.engine.defaults import Engine
 from planner.engine.version import parse_version
 from planner.errors import Refusal
@@ -27,6 +28,19 @@ def check(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | N
     """Raise the Refusal of the first rule that this launch breaks, in the order in which vLLM would raise."""
     for rule in RULES:
         rule(model, gpu, engine, quantization)
+
+
+def _removed_flags(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """The command line's own refusal, before any config is read; the LLM class warns of some and goes on."""
+    for name, since in REMOVED_IN.items():
+        if engine.usage == "server" and name in engine.args and engine.vllm_version >= since:
+            flag = flag_of(name)
+            raise Refusal(
+                "unknown_flag",
+                f"vllm: error: unrecognized arguments: {flag}; vLLM {engine.vllm_version} no longer has this flag "
+                f"(gone since {'.'.join(map(str, since))}).",
+                flag,
+            )
 
 
 def _heads(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
@@ -274,6 +288,7 @@ def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantizat
 
 
 RULES: tuple[Rule, ...] = (
+    _removed_flags,
     _capability,
     _architecture,
     _heads,
