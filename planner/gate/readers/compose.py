@@ -11,7 +11,7 @@ from planner.gate import yaml_nodes
 from planner.gate.command import launch_of_image, launches_of
 from planner.gate.launch import Launch, Word
 from planner.gate.readers.pods import Place
-from planner.gate.readers.yaml_words import Replace, Variables, environment_of, listed, split
+from planner.gate.readers.yaml_words import Replace, Variables, environment_of, listed, over, split
 from planner.gate.yaml_nodes import AnyNode, Scalar, Table
 
 _MAX_EXTENDS = 8
@@ -120,7 +120,7 @@ def _extended(service: Table, scope: _Scope) -> Table:
     if not isinstance(base, Table) or services is None:
         return service
     deeper = _Scope(services=services, place=scope.place, interpolate=scope.interpolate, depth=scope.depth + 1)
-    return _over(service, _extended(base, deeper))
+    return over(service, _extended(base, deeper))
 
 
 def _services_of(file: str, place: Place) -> Table | None:
@@ -130,14 +130,6 @@ def _services_of(file: str, place: Place) -> Table | None:
     except InputError:  # said where that file is read for itself
         return None
     return documents[0].table("services") if documents and isinstance(documents[0], Table) else None
-
-
-def _over(upper: Table, lower: Table) -> Table:
-    entries = dict(lower.entries)
-    for key, value in upper.entries.items():
-        old = entries.get(key)
-        entries[key] = _over(value, old) if isinstance(value, Table) and isinstance(old, Table) else value
-    return Table(upper.line, upper.end_line, entries, {**lower.key_lines, **upper.key_lines})
 
 
 # --- variables --------------------------------------------------------------------------------------------------------

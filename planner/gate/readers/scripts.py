@@ -13,7 +13,7 @@ from planner.gate.command import Context, launch_of_image, launches_of
 from planner.gate.launch import Launch
 from planner.gate.readers.pods import Place, distinct_cards
 from planner.gate.readers.shell import script
-from planner.gate.readers.yaml_words import environment_of, listed, split
+from planner.gate.readers.yaml_words import environment_of, listed, over, split
 from planner.gate.yaml_nodes import AnyNode, Scalar, Sequence, Table
 
 _VARIABLES = ("env", "envs", "variables", "environment", "vars")
@@ -28,7 +28,35 @@ def matches(document: AnyNode) -> bool:
 
 def read(document: AnyNode, place: Place) -> Iterator[Launch]:
     """The launches of every script in a document, in its order."""
-    yield from _walk(document, _Around(context=place.context(document).with_(settle=False)), place, "")
+    around = _Around(context=place.context(document).with_(settle=False))
+    yield from _walk(_with_extends(document), around, place, "")
+
+
+def _with_extends(document: AnyNode) -> AnyNode:
+    """GitLab's jobs over those that they extend, which by themselves do not run when they are hidden (.name)."""
+    if not isinstance(document, Table):
+        return document
+    used: set[str] = set()
+    entries = {name: _extended(job, document, used, 0) for name, job in document.entries.items()}
+    kept = {name: job for name, job in entries.items() if not (name.startswith(".") and name in used)}
+    return Table(document.line, document.end_line, kept, document.key_lines)
+
+
+def _extended(job: AnyNode, document: Table, used: set[str], depth: int) -> AnyNode:
+    if not isinstance(job, Table) or "extends" not in job.entries or depth >= _MAX_EXTENDS:
+        return job
+    extends = job.get("extends")
+    names = extends.items if isinstance(extends, Sequence) else (extends,)
+    for name in reversed([name.text for name in names if isinstance(name, Scalar)]):  # the last one wins
+        base = _extended(document.entries[name], document, used, depth + 1) if name in document.entries else None
+        if isinstance(base, Table):
+            used.add(name)
+            job = over(job, base)
+    return job
+
+
+_MAX_EXTENDS = 11
+"""As GitLab allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +90,8 @@ class _Around:
 
     def expression(self, text: str) -> tuple[str, str | None]:
         """GitHub's `${{ env.NAME }}` and Azure's `$(NAME)` replaced, where the file says it."""
-        replaced = _EXPRESSION.sub(lambda found: self.texts.get(found[1].split(".")[-1], found[0]), text)
+        replaced = _EXPRESSION.sub(lambda found: self.texts.get(found[1] or "", found[0]), text)
+        replaced = re.sub(r"\$\((\w+)\)", lambda found: self.texts.get(found[1], found[0]), replaced)
         unknown = _EXPRESSION.search(replaced)
         return replaced, unknown[0] if unknown else None
 

@@ -66,6 +66,15 @@ def environment_of(node: AnyNode | None, replace: Replace = as_written) -> dict[
     return found
 
 
+def over(upper: Table, lower: Table) -> Table:
+    """A mapping over another: mappings in them merge, everything else of the upper one replaces."""
+    entries = dict(lower.entries)
+    for key, value in upper.entries.items():
+        old = entries.get(key)
+        entries[key] = over(value, old) if isinstance(value, Table) and isinstance(old, Table) else value
+    return Table(upper.line, upper.end_line, entries, {**lower.key_lines, **upper.key_lines})
+
+
 def _value(node: AnyNode | None, replace: Replace) -> str | None:
     if isinstance(node, Table):  # GitLab's {value: …, description: …}
         node = node.get("value")
