@@ -225,6 +225,14 @@ def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quan
         raise Refusal(
             "dcp_not_divisible", f"tp_size={tp} must be divisible by dcp_size={dcp}.", "--decode-context-parallel-size"
         )
+    if dcp > 1 and model.is_pooling and all(layer.state is None for layer in model.layers):
+        raise Refusal(  # where keys and values are cached: planner/memory/kv_cache/legal.py
+            "dcp_needs_tp",
+            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to be greater than the "
+            f"model's total number of KV heads ({model.num_attention_heads}). Increase `--tensor-parallel-size` or set "
+            "`--decode-context-parallel-size 1`.",
+            "--decode-context-parallel-size",
+        )
 
 
 def _kv_cache_bfloat16(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
@@ -275,11 +283,21 @@ def _lora(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | N
         raise Refusal("max_cpu_loras", f"max_cpu_loras ({on_host}) must be >= max_loras ({loras}).", "--max-cpu-loras")
 
 
+_NOT_ASYNC = frozenset({"ngram", "suffix", "medusa", "mlp_speculator"})
+
+
 def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """config/speculative.py _verify_args (0.33); what makes no sense at all is wrong input (memory/draft.py)."""
     config = engine.args.get("speculative_config")
     if not isinstance(config, Mapping):
         return
+    if engine.args.get("async_scheduling") and engine.vllm_version >= (0, 14) and config.get("method") in _NOT_ASYNC:
+        raise Refusal(
+            "async_speculation",
+            "Currently, async scheduling is only supported with EAGLE/MTP/Draft Model/NGram GPU/DSpark/DFlash kind of "
+            "speculative decoding",
+            "--async-scheduling",
+        )
     low, high = config.get("prompt_lookup_min"), config.get("prompt_lookup_max")
     if isinstance(low, int) and isinstance(high, int) and low > high:
         raise Refusal(

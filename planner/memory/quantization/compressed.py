@@ -84,6 +84,7 @@ class CompressedTensors(Quantization):
     name = "compressed-tensors"
     min_capability = 75
     """Of the schemes in use (compressed_tensors/schemes, get_min_capability, 0.32); the method itself says 70."""
+    dtypes = ("float32", "bfloat16", "float16")
     facts = Facts("llm-compressor's format; see the scheme of its groups", 8.0, 1)
 
     def __post_init__(self) -> None:
