@@ -104,7 +104,7 @@ class Plan:
     def model_source(self) -> str:
         """What to pass to `vllm serve`."""
         source = self.inputs.source
-        return source if isinstance(source, str) else self.inputs.model.name
+        return source if isinstance(source, str) else "MODEL"
 
     @property
     def serve_command(self) -> str:
@@ -163,7 +163,7 @@ def fit(
     goal = goal.checked(inputs)
     if goal.gpus_per_engine < cards_of(inputs):
         goal = replace(goal, gpus=cards_of(inputs) * goal.engines)
-    climb = _Climb(_use_the_cards(inputs, goal), goal, keep, ordered(order, forbid))
+    climb = _Climb(_use_the_cards(inputs, goal), goal, keep | set(inputs.args), ordered(order, forbid))
     climb.run()
     return climb.plan()
 
@@ -208,9 +208,10 @@ def _key(inputs: Inputs) -> str:
 class _Climb:
     """The state of one climb."""
 
-    def __init__(self, base: Inputs, goal: Goal, keep: frozenset[str], rungs: Sequence[Rung]) -> None:
+    def __init__(self, base: Inputs, goal: Goal, given: frozenset[str], rungs: Sequence[Rung]) -> None:
         self.base, self.goal, self.rungs = base, goal, rungs
-        self.pinned = keep | frozenset(base.args)
+        self.given = given
+        self.pinned = given | frozenset(base.args)
         self._known: dict[str, Estimate] = {}
         self._speeds: dict[str, Throughput | None] = {}
         self.inputs = base
@@ -223,7 +224,8 @@ class _Climb:
             if self._met(self.inputs):
                 break
             if set(rung.flags) <= self.pinned:
-                self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given")
+                given = set(rung.flags) <= self.given
+                self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given" if given else rung.nothing)
             else:
                 self._try(rung)
         if self._met(self.inputs):
@@ -373,22 +375,33 @@ class _Climb:
 
     def _binding(self) -> Reason:
         if self.estimate.reasons:
-            return _too_heavy(self.estimate) or self.estimate.reasons[0]
+            return _no_room(self.estimate) or self.estimate.reasons[0]
         lacking = missing(self.inputs, self.goal, self.estimate)
         assert lacking is not None
         return lacking
 
 
-def _too_heavy(estimate: Estimate) -> Reason | None:
-    """In place of vLLM's sentence, which speaks of the cache: the weights alone are more than the card."""
-    requested, rank = estimate.requested_bytes, max(estimate.ranks, key=lambda rank: rank.loading_bytes, default=None)
-    if requested is None or rank is None or rank.loading_bytes - estimate.offloaded_bytes < requested:
+def _no_room(estimate: Estimate) -> Reason | None:
+    """In place of vLLM's sentence on a cache without memory: what takes the memory."""
+    requested, engine = estimate.requested_bytes, estimate.engine
+    if requested is None or engine is None or not estimate.ranks or estimate.reasons[0].code != "no_cache_blocks":
         return None
-    tensor = estimate.engine.tensor_parallel_size if estimate.engine is not None else 1
-    total = tensor * sum(one.loading_bytes for one in estimate.ranks)
+    stage = min(range(len(estimate.ranks)), key=lambda index: estimate.ranks[index].available_kv_bytes)
+    weights = estimate.ranks[stage].loading_bytes - estimate.offloaded_bytes
+    if weights < requested:
+        beside = estimate.overheads[stage]
+        rest = beside.in_budget - beside.activation_peak
+        return Reason(
+            code="no_cache_blocks",
+            message=f"of the {gib(requested)} GiB of a card that vLLM may use, weights take {gib(weights)}, the "
+            f"largest batch {gib(beside.activation_peak)} and the rest {gib(rest)}: nothing is left "
+            "for KV cache",
+            flag="--gpu-memory-utilization",
+        )
+    total = engine.tensor_parallel_size * sum(rank.loading_bytes for rank in estimate.ranks)
     return Reason(
         code="weights_exceed_card",
-        message=f"the weights take {gib(rank.loading_bytes)} GiB of a card even so, and vLLM may use {gib(requested)} "
-        f"GiB of it; all of them are {gib(total)} GiB, for at least {ceil_div(total, requested)} such cards",
+        message=f"the weights take {gib(weights)} GiB of a card even so, and vLLM may use {gib(requested)} GiB of it; "
+        f"all of them are {gib(total)} GiB, for at least {ceil_div(total, requested)} such cards",
         flag="--tensor-parallel-size",
     )

@@ -34,11 +34,14 @@ class Rung:
 
 
 def ordered(order: tuple[str, ...] = (), forbid: tuple[str, ...] = ()) -> tuple[Rung, ...]:
-    """The rungs to climb: those named in `order` first, the others after them as usual, without the forbidden."""
+    """The rungs to climb: those named in `order` first, the others after them as usual, without the forbidden.
+
+    Those named come once more at the end: what was not enough before the others may be so after them.
+    """
     first = [rung_of(name) for name in order]
     banned = {rung_of(name).key for name in forbid}
     chosen = dict.fromkeys((*first, *RUNGS))
-    return tuple(rung for rung in chosen if rung.key not in banned)
+    return tuple(rung for rung in (*chosen, *first) if rung.key not in banned)
 
 
 def rung_of(name: str) -> Rung:
