@@ -22,8 +22,9 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "kimik25-8xH100",
-        "weights are 0.83 GiB more than computed (4-bit experts under 0.15's Marlin), which is most of it; the "
-        "tower's and the ranks' buffers are the rest. Not explained",
+        "weights are 0.83 GiB more than computed. The flags do not say how the tower is placed: whole on each rank "
+        "(`--mm-encoder-tp-mode data`, as vLLM's recipe starts this model) it would be 0.67 GiB of that; 0.16 GiB "
+        "and the KV figure's rest are not explained",
     ),
     (
         "f70469032009",
