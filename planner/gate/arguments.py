@@ -31,8 +31,14 @@ class Parsed:
     """vLLM would not take the command line."""
 
 
+MAX_WORDS = 2_000
+"""Of a command line; long ones have about a hundred."""
+
+
 def parsed(words: Sequence[Word], source: Source, lookup: Lookup, version: str | None) -> Parsed:
     """Read the words after `vllm serve` or the API server's module."""
+    if len(words) > MAX_WORDS:
+        return Parsed(model=None, args={}, words=(), problem=f"a command of {len(words):,} words")
     every, problem = _with_config(words, source, lookup)
     known, undecided = _known(every)
     problem = problem or undecided

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from planner.errors import InputError
 from planner.gate import containers
 from planner.gate.arguments import Parsed, parsed
 from planner.gate.launch import KEPT_ENVIRONMENT, Launch, Word, visible_devices
@@ -17,6 +18,19 @@ from planner.gate.source import Lookup, Source
 
 Environment = Mapping[str, str | None]
 """Variables; None for one that is set to something the file does not say."""
+
+
+class Budget:
+    """How many commands of one file are looked into: docker run docker run … could be read in ever more ways."""
+
+    def __init__(self, commands: int = 5_000) -> None:
+        self.left = commands
+
+    def spend(self, file: str) -> None:
+        """InputError when it is used up."""
+        self.left -= 1
+        if self.left < 0:
+            raise InputError(f"{file}: more commands within commands than are followed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +55,8 @@ class Context:
     """Whether these are words of `docker run`."""
     settle: bool = False
     """Whether line and end_line stay as they are, whatever lines a script inside takes."""
+    budget: Budget = field(default_factory=Budget)
+    """Shared by all of one file."""
 
     def with_(self, **changes: Any) -> Context:
         return replace(self, **changes)
@@ -58,6 +74,7 @@ def launches_of(words: Sequence[Word], context: Context) -> list[Launch]:
     """The vLLM launches that a command makes; none for any other command."""
     if not words or context.depth > MAX_DEPTH:
         return []
+    context.budget.spend(context.source.file)
     handler = _handler(words[0])
     return handler(words, context) if handler is not None else []
 
@@ -199,7 +216,8 @@ def _search(words: Sequence[Word], context: Context) -> list[Launch]:
         handler = None if text.startswith("-") or word.unknown else _handler(word)
         if handler is _container and context.in_container:
             continue  # not only unlikely: words of which each might be one would be tried in every combination
-        if handler is not None and handler is not _wrapper:
+        if handler is not None and handler is not _wrapper and context.depth <= MAX_DEPTH:
+            context.budget.spend(context.source.file)
             found = handler(words[index:], context.deeper(environment))
             if found:
                 return found

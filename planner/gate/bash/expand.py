@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 1 << 16
 """Characters of a value: A=$A$A doubles with each line."""
-MAX_WORDS = 10_000
+MAX_WORDS = 5_000
+"""Of an array, and of one argument."""
 
 
 def expanded(text: str, state: State, line: int) -> Word:
@@ -55,7 +56,7 @@ class Expander:
     def value(self, node: Node) -> Value:
         """The right side of an assignment: no splitting; an array's items."""
         if node.type == "array":
-            return tuple(word for item in node.named_children for word in self.words(item))
+            return tuple(word for item in node.named_children for word in self.words(item))[:MAX_WORDS]
         builder = _Builder(self._line(node), self.file)
         self._add(node, builder, quoted=True, depth=0)
         builder.ensure()

@@ -58,5 +58,5 @@ def initial(environment: Mapping[str, str | None], line: int) -> State:
             positional[int(name)] = word
         else:
             variables[name] = (word,)
-    given = tuple(positional[i] for i in takewhile(positional.__contains__, count(1))) if positional else None
+    given = tuple(positional[i] for i in takewhile(positional.__contains__, count(1))) if 0 in positional else None
     return State(variables=variables, exported=frozenset(variables), positional=given)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
-from planner.gate.bash.expand import Expander
+from planner.gate.bash.expand import MAX_WORDS, Expander
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
 from planner.gate.bash.state import State, Value, initial, only_text
 from planner.gate.bash.truth import truth
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_STATES = 8
 """Ways through a script that are followed at once; beyond, what they set differently is unknown."""
-MAX_STEPS = 50_000
+MAX_STEPS = 20_000
 MAX_REPEATS = 50
 """Times round a for loop."""
 MAX_CALLS = 8
@@ -447,7 +447,7 @@ def _is_test(node: Node) -> bool:
 
 def _appended(old: Value | None, more: Value, *, array: bool) -> Value:
     if array:
-        return (*(old or ()), *more)
+        return (*(old or ()), *more)[:MAX_WORDS]
     if not old:
         return more
     last = old[0]

@@ -11,19 +11,23 @@ from planner.gate.readers.shell import script
 from planner.gate.source import Lookup, Source
 
 _MAX_TEXT = 1 << 16
-_MAX_NESTED = 20
+"""Characters of a recipe, and of a variable."""
+_MAX_NESTED = 50
+"""Variables within variables."""
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+|override\s+)*([\w.\-]+)\s*(:{0,3}=|\?=|\+=|!=)\s*(.*)", re.DOTALL)
 _REFERENCE = re.compile(r"\$(?:\$|\(([\w.\-]+)\)|\{([\w.\-]+)\}|\([^()]*\)|[@<^?*%+|])")
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
     variables, exported = _variables(source.lines)
-    environment = {name: _expanded(variables[name], variables) for name in exported if name in variables}
+    expander = _Expander(variables)
+    environment = {name: expander.text(variables[name]) for name in exported if name in variables}
     context = Context(source=source, lookup=lookup, line=1, end_line=len(source.lines), environment=environment)
     launches: list[Launch] = []
     for first_line, text in _recipes(source.lines):
-        if "vllm" in _expanded(text, variables).lower():
-            launches += script(_expanded(text, variables), context, first_line)
+        expanded = expander.text(text)
+        if "vllm" in expanded.lower():
+            launches += script(expanded, context, first_line)
     return launches
 
 
@@ -74,17 +78,28 @@ def _joined(text: str) -> str:
     return re.sub(r"\s*\\\n\s*", " ", text)
 
 
-def _expanded(text: str, variables: dict[str, str], depth: int = 0) -> str:
+class _Expander:
     """$(NAME) replaced; what the file does not set becomes a variable of the shell, which does not know it either."""
 
-    def value(found: re.Match[str]) -> str:
+    def __init__(self, variables: dict[str, str]) -> None:
+        self.variables = variables
+        self._known: dict[str, str] = {}
+        self._open: set[str] = set()
+
+    def text(self, text: str) -> str:
+        return _REFERENCE.sub(self._replaced, text)[:_MAX_TEXT]
+
+    def _replaced(self, found: re.Match[str]) -> str:
         name = found[1] or found[2]
         if found[0] == "$$":
             return "$"
-        if name is None or depth > _MAX_NESTED:
-            return "${make_" + re.sub(r"\W+", "_", found[0][1:]).strip("_") + "}"
-        if name not in variables:
+        if name is None:  # a function, or what only a rule knows
+            return "${make_" + re.sub(r"\W+", "_", found[0][1:]).strip("_")[:40] + "}"
+        if name not in self.variables or name in self._open or len(self._open) > _MAX_NESTED:
+            # Set nowhere, or within itself, which make refuses.
             return "${" + re.sub(r"\W", "_", name) + "}"
-        return _expanded(variables[name], variables, depth + 1)
-
-    return _REFERENCE.sub(value, text)[:_MAX_TEXT] if depth else _REFERENCE.sub(value, text)
+        if name not in self._known:
+            self._open.add(name)
+            self._known[name] = self.text(self.variables[name])
+            self._open.discard(name)
+        return self._known[name]
