@@ -453,3 +453,10 @@ def test_the_cpu_s_speed_is_measured_once_and_remembered(tmp_path, monkeypatch):
     cpu_speed.cpu_speed.cache_clear()
     assert cpu_speed.cpu_speed() == first
     cpu_speed.cpu_speed.cache_clear()
+
+
+def test_a_cpu_rank_keeps_a_core_free_for_the_scheduler():
+    speed = cpu_speed.CpuSpeed(bandwidth_gbs=100.0, core_bandwidth_gbs=20.0, fp32_tflops=0.8, bf16_tflops=1.6, cores=8)
+    assert speed.of_rank(1) == pytest.approx((100.0, 1.4))
+    assert speed.of_rank(2) == pytest.approx((50.0, 0.6))
+    assert replace(speed, cores=2).of_rank(1) == pytest.approx((20.0, 0.8))

@@ -15,7 +15,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -30,10 +29,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_VERSION = 3
+_VERSION = 4
 _BYTES = 256 << 20
 """Read in one pass by all cores: beyond the last-level cache of nearly every machine."""
-_PASSES = 20
+_PASSES = 8
+_SLICE = 16 << 20
 
 _BF16_FACTOR = (("amx_bf16", 8.0), ("avx512_bf16", 1.6), ("avx512f", 0.9), ("asimd", 1.0))
 """bf16 rate over float32's, by a flag of the CPU, the first found; oneDNN converts where there is no instruction."""
@@ -42,14 +42,23 @@ _BF16_DEFAULT = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class CpuSpeed:
-    """Measured rates of this machine."""
+    """Measured rates of this machine, of all cores together where nothing else is said."""
 
     bandwidth_gbs: float
-    """Reading memory, GB/s (10^9), all cores together."""
+    """Reading memory, GB/s (10^9)."""
+    core_bandwidth_gbs: float
+    """The same of one core while the others rest."""
     fp32_tflops: float
     bf16_tflops: float
     """Derived from fp32_tflops."""
     cores: int
+
+    def of_rank(self, ranks: int) -> tuple[float, float]:
+        """(GB/s, bf16 TFLOP/s) of one of so many ranks: each gets its part of the cores and keeps one free of them for
+        the scheduler (vllm/utils/ompmultiprocessing.py)."""
+        threads = max(1, self.cores // ranks - 1)
+        bandwidth = min(threads * self.core_bandwidth_gbs, max(self.bandwidth_gbs, self.core_bandwidth_gbs) / ranks)
+        return bandwidth, self.bf16_tflops * threads / self.cores
 
 
 @cache
@@ -74,6 +83,7 @@ def measure() -> CpuSpeed:
     fp32 = _fp32_tflops(cores)
     return CpuSpeed(
         bandwidth_gbs=round(_bandwidth(cores), 2),
+        core_bandwidth_gbs=round(_bandwidth(1), 2),
         fp32_tflops=round(fp32, 4),
         bf16_tflops=round(fp32 * _bf16_factor(cpu_flags()), 4),
         cores=cores,
@@ -88,14 +98,21 @@ def usable_cores() -> int:
 
 
 def _bandwidth(cores: int) -> float:
+    """In slices of about a millisecond, of which the fastest counts: a longer one is interrupted where others run."""
     import numpy as np
 
     def best(array: NDArray[np.float64]) -> float:
-        return _best(lambda: np.sum(array))
+        slices = np.array_split(array, max(1, array.nbytes // _SLICE))
+        return slices[0].nbytes / min(_seconds(part) for _ in range(_PASSES) for part in slices)
+
+    def _seconds(part: NDArray[np.float64]) -> float:
+        begin = time.perf_counter()
+        np.sum(part)
+        return time.perf_counter() - begin
 
     arrays = [np.ones(_BYTES // cores // 8) for _ in range(cores)]
     with ThreadPoolExecutor(cores) as pool:
-        return sum(array.nbytes / seconds for array, seconds in zip(arrays, pool.map(best, arrays), strict=True)) / 1e9
+        return sum(pool.map(best, arrays)) / 1e9
 
 
 def _fp32_tflops(cores: int) -> float:
@@ -132,17 +149,6 @@ with ThreadPoolExecutor(cores) as pool:
     print(sum(2.0 * 384**3 / seconds for seconds in pool.map(best, range(cores))))
 """
 """FLOP/s of all cores at once, each by its fastest pass of about a millisecond."""
-
-
-def _best(run: Callable[[], object]) -> float:
-    """Seconds of the fastest pass, after one to warm up: others on the machine only slow a pass down."""
-    run()
-    times = []
-    for _ in range(_PASSES):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def _bf16_factor(flags: frozenset[str]) -> float:

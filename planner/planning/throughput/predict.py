@@ -199,7 +199,7 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
     """The numbers of this launch. InputError where the card's bandwidth is not known."""
     engine = estimate.engine
     assert engine is not None
-    gpu = _measured_cpu(inputs.gpu)
+    gpu = _measured_cpu(inputs.gpu, engine)
     work, kernels = work_of(estimate, inputs.quantization)
     table = rate_table(gpu, engine, kernels)
     known = any(f"bandwidth@{generation(gpu)}" == name for name in constants())
@@ -252,14 +252,14 @@ def requests_that_fit(inputs: Inputs, estimate: Estimate, mean_len: float) -> fl
     return points[0][2] if points else inf
 
 
-def _measured_cpu(gpu: Gpu) -> Gpu:
-    """A CPU has no data sheet here: its rates are measured, once a machine."""
+def _measured_cpu(gpu: Gpu, engine: Engine) -> Gpu:
+    """A CPU has no data sheet here: its rates are measured, once a machine; those of one rank."""
     if gpu.kind != "cpu" or gpu.bandwidth_gbs is not None:
         return gpu
     from planner.hardware.cpu_speed import cpu_speed
 
-    speed = cpu_speed()
-    return replace(gpu, bandwidth_gbs=speed.bandwidth_gbs, tflops={"bf16": speed.bf16_tflops})
+    bandwidth, tflops = cpu_speed().of_rank(engine.gpus_per_replica * engine.data_parallel_size)
+    return replace(gpu, bandwidth_gbs=bandwidth, tflops={"bf16": tflops})
 
 
 def load_of(workload: Workload, replicas: NDArray[np.float64]) -> Load:
