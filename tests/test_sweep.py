@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hf_configs
-from benchmarks.plans import GRID
+from benchmarks.in_process import MIXED
 from planner.errors import InputError
 from planner.planning.sweep import Grid, request_of_row, sweep
 from planner.request import prepare
@@ -35,9 +35,9 @@ def agrees(request: dict[str, Any], row: Any) -> None:
 
 
 def test_a_hundred_thousand_combinations_are_estimates():
-    """benchmarks/plans.py says in what time."""
-    table = sweep({"model": LLAMA_8B}, GRID)
-    assert len(table) == GRID.size == 102_400
+    """benchmarks/in_process.py says in what time."""
+    table = sweep({"model": LLAMA_8B}, MIXED)
+    assert len(table) == MIXED.size == 102_400
     for row in table.sample(40, random_state=0).to_dict("records"):
         agrees({"model": LLAMA_8B}, row)
 
