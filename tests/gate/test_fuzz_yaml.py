@@ -127,16 +127,19 @@ def _mutated(seeds: Sequence[str], chance: random.Random) -> str:
 
 
 @pytest.mark.slow
-def test_any_file_gives_launches_or_one_line(tmp_path):
+@pytest.mark.parametrize(("name", "share"), [("any.yaml", 1), ("Jenkinsfile", 1 / 6)])
+def test_any_file_gives_launches_or_one_line(name, share, tmp_path):
     chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", ""))
-    seeds = [path.read_text(encoding="utf-8") for path in sorted(CORPUS.rglob("*.y*ml"))]
-    kept = tmp_path / "file.yaml"
-    end = time.monotonic() + SECONDS
+    seeds = [
+        path.read_text(encoding="utf-8") for path in sorted(CORPUS.rglob("*.y*ml" if name == "any.yaml" else name))
+    ]
+    kept = tmp_path / name
+    end = time.monotonic() + SECONDS * share
     while time.monotonic() < end:
         text = _mutated(seeds, chance)
         begin = time.monotonic()
         try:
-            _check(text, tmp_path)
+            _check(text, kept)
             took = time.monotonic() - begin
             assert took < _SLOWEST_SECONDS, f"took {took:.0f} s"
         except Exception as error:
@@ -144,12 +147,12 @@ def test_any_file_gives_launches_or_one_line(tmp_path):
             raise AssertionError(f"{type(error).__name__}: {error}; the input is {kept}") from error
 
 
-def _check(text: str, folder: Path) -> None:
-    source = Source(path=folder / "any.yaml", file="any.yaml", text=text)
+def _check(text: str, path: Path) -> None:
+    source = Source(path=path, file=path.name, text=text)
     reader = reader_of(source.path)
     assert reader is not None
     try:
-        launches = list(reader.read(source, Lookup(root=folder)))
+        launches = list(reader.read(source, Lookup(root=path.parent)))
     except InputError as error:
         assert len(str(error).splitlines()) == 1, error  # noqa: PT017
         return

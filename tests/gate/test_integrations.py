@@ -95,7 +95,8 @@ def test_pre_commit_runs_the_hook(repository, tmp_path):
 
 _NAMES = """
 a.sh a.slurm a.yaml b/.gitlab-ci.yml x.py run.mk unit.service quadlet.container plan.json Dockerfile Dockerfile.gpu
-vllm.dockerfile Containerfile Makefile GNUmakefile d/Makefile.inc readme.md a.rs image.png .env notes.txt
+vllm.dockerfile Containerfile Makefile GNUmakefile Jenkinsfile ci.jenkinsfile d/Makefile.inc
+readme.md a.rs image.png .env notes.txt
 """
 
 

@@ -68,6 +68,7 @@ READERS: tuple[Reader, ...] = (
     Reader(name="yaml", files=_named(r"\.ya?ml$"), needs=("vllm", "inferenceservice", "model"), module="yaml_file"),
     Reader(name="dockerfile", files=_named(r"^(Dockerfile|Containerfile)(\..+)?$|\.(dockerfile|containerfile)$")),
     Reader(name="makefile", files=_named(r"^(GNU)?Makefile(\..+)?$|\.(mk|mak)$")),
+    Reader(name="jenkins", files=_named(r"^Jenkinsfile(\..+)?$|\.jenkinsfile$")),
     Reader(name="systemd", files=_named(r"\.(service|container)$")),
     Reader(name="plan", files=_named(r"\.json$"), needs=('"plan"',)),
 )
