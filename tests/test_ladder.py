@@ -275,6 +275,13 @@ def test_recommendations_reach_the_goal_cheapest_first(tmp_path: Path):
         read_prices(prices)
 
 
+def test_two_nodes_are_recommended_where_one_does_not_do():
+    inputs = prepare({"model": "deepseek-ai/DeepSeek-V3", "gpu": "H100", "max_model_len": 8192})
+    (one,) = recommend(inputs, Goal(), [find_gpu("H100")], forbid=("quantization",))
+    assert one.gpus == 16
+    assert one.plan.inputs.args["distributed_executor_backend"] == "ray"
+
+
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     plan = str(tmp_path / "plan.json")
     base = [LLAMA_8B, "--gpu", "L40S", "--max-model-len", "8192"]

@@ -17,7 +17,8 @@ from planner.planning.replicas import fit_with_replicas, split_words
 from planner.request import Inputs
 from planner.text import shown
 
-COUNTS = (1, 2, 4, 8)
+COUNTS = (1, 2, 4, 8, 16)
+"""Two nodes are tried only where one does not do."""
 NOT_RUNGS = ("context", "cpu-offload")
 """A card for which the goal must be given up, or that reads weights over PCIe, is no recommendation."""
 _SMALLEST_WEIGHT = 0.5
@@ -87,6 +88,8 @@ def _of_card(
     for gpus in COUNTS:
         if inputs.model.parameters * _SMALLEST_WEIGHT > gpus * inputs.gpu.known_memory():
             continue
+        if gpus > goal.gpus_per_node and cheapest is not None:
+            return
         wanted = replace(goal, gpus=gpus)
         plan = fit_with_replicas(inputs, wanted, forbid=tuple({*NOT_RUNGS, *forbid}))
         if plan.met and (cheapest is None or plan.cost < cheapest):

@@ -173,7 +173,7 @@ def recommendations_text(found: Sequence[Recommendation], goal: Goal, shown: int
     """A table of the first `shown`."""
     wanted = f"{goal_words(goal)} at once{limits_words(goal)}"
     if not found:
-        return f"no card of the catalogue serves {wanted}, eight of them together included"
+        return f"no card of the catalogue serves {wanted}, sixteen of them together included"
     priced = any(one.price_per_hour is not None for one in found)
     rows: list[tuple[str, ...]] = [("per hour", "cards", "used as", "at once", "tokens/s", "quality cost", "changes")]
     rows += [_recommendation(one) for one in found[:shown]]
