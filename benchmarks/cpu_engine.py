@@ -142,8 +142,8 @@ _ABOUT = [
     "Made by `python -m benchmarks.cpu_engine --write`: output tokens/s of vLLM's CPU engine with dummy weights, for",
     f"requests of {INPUT_LEN} tokens in and {OUTPUT_LEN} out; medians of {LAUNCHES} launches, and the largest error of",
     "any. Predicted from the bandwidth and FLOP/s that the machine had just before each launch",
-    "(planner/hardware/cpu_speed.py); no constant was fitted on this engine. Measured: tokens over the time in which",
-    "the engine's worker had its cores, since other programs ran on the machine too.",
+    "(planner/hardware/cpu_speed.py); one constant was fitted on the first row. Measured: tokens over the time",
+    "in which the engine's worker had its cores, since other programs ran on the machine too.",
 ]
 
 

@@ -410,7 +410,7 @@ def test_the_text_shows_the_ranges():
 def test_a_cpu_is_predicted_from_what_was_measured():
     result = answer({**LLAMA, "gpu": "cpu", "kv_cache_memory_bytes": 1 << 33, "workload": {"concurrency": 1}})
     assert result["status"] == "fits"
-    assert result["throughput"]["basis"] == "assumed"
+    assert result["throughput"]["basis"] == "fitted"
 
 
 @pytest.mark.parametrize(
