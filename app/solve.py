@@ -18,6 +18,7 @@ from planner.planning.ladder import Plan, cards_of
 from planner.planning.recommend import Recommendation, rank, recommend, worth_trying
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import load_of, speed_of
+from planner.planning.suggestions import suggestions
 from planner.request import Inputs, answer_of, prepare
 
 _Result = TypeVar("_Result")
@@ -130,6 +131,18 @@ def frontier(state: State) -> tuple[Option, ...]:
     """The alternatives that no other beats in cards, quality and concurrency."""
     found = solve(state)
     return alternatives(found.inputs, found.goal)
+
+
+@remembered(16)
+def plan_file(state: State) -> dict[str, Any]:
+    """The plan as `vllm-fit fit --alternatives -o` writes it."""
+    plan = solve(state).plan
+    ideas = suggestions(plan.inputs, plan.goal, plan.estimate) if plan.met else ()
+    return {
+        **plan.to_dict(),
+        "suggestions": [idea.to_dict() for idea in ideas],
+        "alternatives": [option.to_dict() for option in frontier(state)],
+    }
 
 
 @remembered(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from app import heat, jobs
-from app.solve import context_curve, frontier, solve, speed_curve, ways
+from app.solve import context_curve, frontier, plan_file, solve, speed_curve, ways
 from app.state import State
+from planner.cli import main
 from planner.planning.outputs import FORMS
 from planner.request import answer
+from reports import render
 from reports.compare import compared_rows
 from tests.app_page import VIEWS, checked, opened, query_of, said
 
@@ -186,6 +189,20 @@ def test_a_validation_runs_as_a_child_and_can_be_stopped(tmp_path: Path) -> None
     assert job.process.wait(60) == 2
     assert "it has no request" in job.lines[-1]
     assert job.result is None
+
+
+def test_a_report_of_the_page_is_that_of_its_plan_file(tmp_path: Path) -> None:
+    """The bytes that `vllm-fit report` makes of the downloaded plan."""
+    state = State(model="Qwen/Qwen3-32B", gpu="H100", cards=2)
+    plan = plan_file(state)
+    assert plan["alternatives"]
+    assert json.loads(render(plan, "json")) == json.loads(json.dumps(plan))
+    file, output = tmp_path / "fit.json", tmp_path / "fit.html"
+    file.write_text(render(plan, "json"))
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(file), "-o", str(output)])
+    assert stop.value.code == 0
+    assert output.read_text() == render(plan, "html", datetime.date.today())
 
 
 def test_a_validation_is_shown_measured_beside_predicted() -> None:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import datetime
 from functools import partial
+from typing import cast
 
 import streamlit as st
 
 from app import charts, session
-from app.solve import Solved
-from planner.planning.ladder import Plan
+from app.solve import Solved, plan_file
+from app.state import State
 from planner.planning.replicas import split_words
-from reports import FORMS, render
+from reports import FORMS, Form, render
 from reports.memory import gib, memories_of, memory_of
+from reports.pdf import chromium, pdf_of
 from reports.render import markdown
 from reports.view import answer_verdict, goal_words, kv_facts, snapshot_words
 
-_MIME = {"html": "text/html", "md": "text/markdown", "json": "application/json", "csv": "text/csv"}
+_MIME = {
+    "html": "text/html",
+    "md": "text/markdown",
+    "json": "application/json",
+    "csv": "text/csv",
+    "pdf": "application/pdf",
+}
 
 
+_LONG_MS = 10_000
 _CONCURRENCY = "Maximum concurrency: requests of max_model_len tokens that the KV cache holds."
 
 
@@ -27,13 +36,13 @@ def page(solved: Solved) -> None:
     _numbers(solved)
     _memory(solved)
     if not solved.met:
-        _plan(solved.plan)
+        _plan(solved)
     st.subheader("Launch", anchor=False)
     if not solved.met:
         st.caption("As entered, which does not reach what is asked for:")
     st.code(solved.serve_now, language="sh", wrap_lines=True)
     _details(solved)
-    _reports(solved.plan)
+    _reports(solved.state)
 
 
 def _verdict(solved: Solved) -> None:
@@ -69,11 +78,15 @@ def _numbers(solved: Solved) -> None:
             f"{load['output_len']:,} tokens on one engine; {speed['basis']}. {speed['bound_by']}."
         )
         shown.append(("Output, tokens/s", f"{speed['output_tokens_per_s']:,.0f}", hint))
-        shown.append(("TTFT", f"{speed['ttft_ms']:,.0f} ms", hint))
+        shown.append(("TTFT", _duration(speed["ttft_ms"]), hint))
         shown.append(("ITL (TPOT)", f"{speed['tpot_ms']:,.1f} ms", hint))
     with st.container(horizontal=True):
         for name, value, hint in shown:
             st.metric(name, value, help=markdown(hint), border=True, width="content")
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f} ms" if milliseconds < _LONG_MS else f"{milliseconds / 1000:,.1f} s"
 
 
 def _memory(solved: Solved) -> None:
@@ -92,8 +105,10 @@ def _memory(solved: Solved) -> None:
             )
 
 
-def _plan(plan: Plan) -> None:
-    st.subheader("What would make it fit" if plan.met else "No plan was found", anchor=False)
+def _plan(solved: Solved) -> None:
+    plan = solved.plan
+    aim = "reach it" if solved.now["status"] == "fits" else "make it fit"
+    st.subheader(f"What would {aim}" if plan.met else "No plan was found", anchor=False)
     if plan.binding is not None:
         st.markdown(markdown(plan.binding.message))
     st.markdown(f"start: {markdown(snapshot_words(plan.start_snapshot.to_dict()))}")
@@ -135,19 +150,25 @@ def _details(solved: Solved) -> None:
         st.caption("exact: follows from the config and vLLM's rules. fitted: on measured launches. assumed: no more.")
 
 
-def _reports(plan: Plan) -> None:
+def _reports(state: State) -> None:
     st.subheader("Report of the plan", anchor=False)
-    made, content = datetime.date.today(), plan.to_dict()
+    forms = [*FORMS, *(["pdf"] if chromium() else [])]
     with st.container(horizontal=True):
-        for form in FORMS:
+        for form in forms:
             st.download_button(
                 form.upper(),
-                partial(render, content, form, made),  # when it is clicked
+                partial(_report, state, form),  # made when it is clicked
                 file_name=f"fit.{form}",
                 mime=_MIME[form],
                 key=f"download-{form}",
                 on_click="ignore",
             )
+
+
+def _report(state: State, form: str) -> str | bytes:
+    """What `vllm-fit report` writes for this plan."""
+    made, plan = datetime.date.today(), plan_file(state)
+    return pdf_of(render(plan, "html", made)) if form == "pdf" else render(plan, cast(Form, form), made)
 
 
 if found := session.solved():

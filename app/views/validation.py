@@ -57,7 +57,7 @@ def _start(solved: Solved, device: Device) -> None:
 
 def _launch(solved: Solved, device: Device) -> None:
     try:
-        _jobs().start(solved.inputs.model.name, solved.plan.to_dict(), ["--device", device])
+        _jobs().start(solved.inputs.model.name, solved.plan.to_dict(), ["--device", device, "--rounds", "1"])
     except InputError as error:
         st.session_state["job_problem"] = str(error)
 
