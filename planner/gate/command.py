@@ -147,8 +147,8 @@ def _module(name: str, words: Sequence[Word], context: Context) -> list[Launch]:
 def _container(words: Sequence[Word], context: Context) -> list[Launch]:
     run = containers.run_of(words, context.environment)
     if run is None:  # docker exec, docker compose run: a command in a container that is described elsewhere
-        inside = any(word.text in ("exec", "compose") for word in words[1:3])
-        return _search(words[2:], context.with_(version=None)) if inside else []
+        elsewhere = any(word.text in ("exec", "compose") for word in words[1:3])
+        return _search(words[2:], context.with_(version=None)) if elsewhere else []
     gpus = run.gpus if run.gpus is not None else context.gpus
     inside = replace(
         context,
