@@ -9,19 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from planner import cli
 from planner.errors import InputError
 from planner.request import answer, answer_lines, prepare
 from planner.units import GIB
+from tests.command_line import run
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "H100", "max_model_len": 8192}
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(words)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_the_parts_of_the_budget_add_up():

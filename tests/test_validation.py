@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from planner import cli
 from planner.engine.launch import platform_supports_engine, printed
 from planner.engine.measure import Load
 from planner.memory.budget import Estimate
 from planner.request import prepare
 from planner.validate.compare import compare
 from planner.validate.trial import CPU_KV_CACHE_BYTES, for_device
+from tests.command_line import run
 from tests.validate_case import SMALL, measured
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(words)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def predicted() -> Estimate:

@@ -81,7 +81,7 @@ def walk(
             raise InputError(f"{printable(path)}: no such file or folder")
         root = path if path.is_dir() else _root_of(path, here or Path.cwd())
         for found in _below(path, wanted) if path.is_dir() else (path,):
-            real = found.resolve()
+            real = _real(found)
             if real not in seen:
                 seen.add(real)
                 yield found, root
@@ -89,16 +89,21 @@ def walk(
 
 def _root_of(path: Path, here: Path) -> Path:
     """A file named itself may name others below the working folder, where it lies in that."""
-    return here if path.resolve().is_relative_to(here) else path.parent
+    return here if _real(path).is_relative_to(here) else path.parent
+
+
+def _real(path: Path) -> Path:
+    """Where it really is. A link that leads to itself stays as it is; Path.resolve would raise (Python before 3.13)."""
+    return Path(os.path.realpath(path))
 
 
 def _below(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
-    root = folder.resolve()
+    root = _real(folder)
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _NEVER_WALKED)
         for name in sorted(files):
             path = Path(parent, name)
-            if wanted(path) and (not path.is_symlink() or path.resolve().is_relative_to(root)) and path.is_file():
+            if wanted(path) and (not path.is_symlink() or _real(path).is_relative_to(root)) and path.is_file():
                 yield path
 
 
@@ -113,10 +118,10 @@ class Lookup:
 
         InputError for a file that is there and cannot be read.
         """
-        root = self.root.resolve()
+        root = _real(self.root)
         for base in (source.path.parent, root):
             try:
-                path = (base / name).resolve()
+                path = _real(base / name)
             except (OSError, ValueError):
                 return None
             if path.is_relative_to(root) and path.is_file():

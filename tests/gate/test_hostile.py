@@ -183,3 +183,20 @@ def test_secrets_are_in_no_format(form, tmp_path):
     assert done.returncode == 1
     assert "pod.yaml" in done.stdout
     assert _SECRET not in done.stdout + done.stderr
+
+
+def test_links_that_lead_to_themselves(tmp_path: Path) -> None:
+    (tmp_path / "loop.sh").symlink_to("loop.sh")
+    (tmp_path / "a.sh").symlink_to("b.sh")
+    (tmp_path / "b.sh").symlink_to("a.sh")
+    (tmp_path / "serve.sh").write_text(VLLM)
+    code, launches, _ = _gate(tmp_path)
+    assert (code, [launch["file"] for launch in launches]) == (0, ["serve.sh"])
+
+
+def test_a_dockerfile_with_endless_nesting(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM vllm/vllm-openai:v0.33.0\nCMD " + "[" * 100_000 + "\n")
+    (tmp_path / "serve.sh").write_text(VLLM)
+    code, launches, err = _gate(tmp_path)
+    assert code in (0, 1)
+    assert "serve.sh" in [launch["file"] for launch in launches], err

@@ -145,7 +145,7 @@ def _instruction(part: _Part) -> _Instruction:
     text = "\n".join([" " * (head.end() if head else 0) + own[0][head.end() if head else 0 :], *own[1:]])
     try:
         array = json.loads(part.value)
-    except ValueError:
+    except (ValueError, RecursionError):
         array = None
     words = None
     if isinstance(array, list) and all(isinstance(item, str) for item in array):
