@@ -259,3 +259,48 @@ def test_time_and_memory_are_bounded(words: tuple[str, ...], tmp_path: Path) -> 
     assert ended.returncode in (1, 2), ended.stderr
     assert "Traceback" not in ended.stderr
     assert spent < 20
+
+
+# --- found by fuzzing, kept -------------------------------------------------------------------------------------------
+
+FOUND: dict[str, tuple[str, tuple[str, ...], Any, str]] = {
+    "text looked for in itself": ("mistral-community/pixtral-12b", ("text_config",), None, "not a text model"),
+    "unknown state dtype": ("Qwen/Qwen3.5-35B-A3B", ("text_config", "mamba_ssm_dtype"), "full", "unknown dtype"),
+    "rotary positions below zero": (
+        "deepseek-ai/DeepSeek-V3-0324",
+        ("rope_scaling", "original_max_position_embeddings"),
+        -1e308,
+        "original_max_position_embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found_in_a_config(name: str, tmp_path: Path) -> None:
+    model, (*inside, key), value, words = FOUND[name]
+    values = json.loads(hf_configs.path(model).read_text(encoding="utf-8"))
+    target = values
+    for section in inside:
+        target = target[section]
+    target[key] = value
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=words):
+        answer({"model": str(tmp_path), "gpu": "H100"})
+
+
+def test_an_image_smaller_than_its_patch(tmp_path: Path) -> None:
+    """The tower's profile run cannot be described then; the estimate goes on without it."""
+    values = json.loads(hf_configs.path("meta-llama/Llama-4-Scout-17B-16E-Instruct").read_text(encoding="utf-8"))
+    values["vision_config"]["image_size"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert answer({"model": str(tmp_path), "gpu": "H200", "tensor_parallel_size": 8})["status"] != "error"
+
+
+def test_null_is_an_argument_not_given() -> None:
+    request = {"model": LLAMA, "gpu": "H100"}
+    assert answer({**request, "tensor_parallel_size": None, "gpu_memory_utilization": None}) == answer(request)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "[" * 10_000, '{"a": 1, "a": 2}'])
+def test_json_in_a_flag_is_as_strict(value: str, capsys: Any) -> None:
+    check_one_clean_line(run(capsys, "estimate", LLAMA, "--gpu", "H100", "--compilation-config", value))
