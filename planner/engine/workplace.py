@@ -20,6 +20,8 @@ from planner.units import GIB, gib
 _CPU_PROCESS_BYTES = 1 * GIB
 """What one process of the CPU engine takes before it holds any model: the interpreter, torch and vLLM."""
 _DISK_BYTES = 200 << 20
+_SOCKET_FOLDER = 60
+"""Characters of a folder for vLLM's sockets, which it names by a UUID: the path of a socket has at most 107, or 103."""
 
 
 def room_needed(spec: LaunchSpec) -> dict[str, int]:
@@ -93,6 +95,8 @@ def environment(spec: LaunchSpec, folder: Path) -> dict[str, str]:
         "PYTHONUTF8": "1",
         "TMPDIR": str(folder),
     }
+    if len(str(folder)) > _SOCKET_FOLDER:
+        ours["VLLM_RPC_BASE_PATH"] = "/tmp"
     if sys.platform == "linux":
         ours |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     if spec.device == "cpu":
