@@ -75,9 +75,9 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
         _label(figure, f"{name} {at:.2f} GiB", at, shift)
     figure.update_layout(
         barmode="stack",
-        height=190 if len(memories) == 1 else 230 + 56 * len(memories),
+        height=240 if len(memories) == 1 else 230 + 56 * len(memories),
         margin={"l": 8, "r": 12, "t": 44, "b": 8},
-        legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "traceorder": "normal"},
+        legend={"orientation": "h", "y": -0.35, "yanchor": "top", "x": 0, "traceorder": "normal"},
         xaxis={"ticksuffix": " GiB", "side": "bottom"},
         yaxis={"showticklabels": len(memories) > 1, "autorange": "reversed"},
         uniformtext={"mode": "hide", "minsize": 10},
