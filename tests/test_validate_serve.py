@@ -92,7 +92,9 @@ def test_attach_to_a_server_and_kill_the_run_that_had_started_it(tmp_path: Path)
             lines.append(run.stderr.readline())
             assert run.poll() is None, lines
         url, log = server_of(marked()), next(tmp_path.glob("vllm-fit-*/engine.log"))
-        attached = result_of(command("--attach", url, "--log", str(log), "--format", "json", "--store", str(store)))
+        attached = result_of(
+            command("--attach", url, "--gpu", "cpu", "--log", str(log), "--format", "json", "--store", str(store))
+        )
         run.kill()
         run.wait(10)
     assert equal(attached)["KV cache size"] == 364 * 128

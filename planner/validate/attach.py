@@ -95,6 +95,8 @@ def _request(seen: _Seen, given: Mapping[str, Any]) -> dict[str, Any]:
         told["kv_cache_dtype"] = config["cache_dtype"]
     if seen.log:
         told |= dict(ask(read(seen.log)[0], {}, None).request)
+        if "CPU KV cache size: " in seen.log:
+            told["gpu"] = "cpu"
     elif is_loopback(seen.server.url) and not given.get("gpu"):
         told |= _gpu_here()
     request = {**told, **given}
