@@ -225,8 +225,8 @@ class _Problem:
         self.start = self.centre.copy()
         counts: dict[str, int] = {}
         for case in batch.cases:
-            counts[case.source] = counts.get(case.source, 0) + 1
-        weight = np.array([counts[case.source] ** -0.5 * _is_engine(case) for case in batch.cases])
+            counts[case.source] = counts.get(case.source, 0) + (not case.disturbed)
+        weight = np.array([counts[case.source] ** -0.5 * _is_fitted(case) for case in batch.cases])
         self.weights = np.concatenate([weight[np.isfinite(measured)] for measured in self.measured.values()])
         self.group = np.array(
             [self.groups[figure, case.source] for figure in _FIGURES for case in batch.cases if figure in case.measured]
@@ -284,9 +284,9 @@ class _Problem:
         return jacobian
 
 
-def _is_engine(case: Case) -> bool:
+def _is_fitted(case: Case) -> bool:
     """Floods of requests for a few tokens each (70 to 250 requests/s) measure the API server: judged, not fitted."""
-    return float(np.max(case.load.output_len)) >= 16
+    return float(np.max(case.load.output_len)) >= 16 and not case.disturbed
 
 
 _FIGURES = ("tpot", "ttft", "output")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, inf
 from pathlib import Path
@@ -170,6 +170,8 @@ class Case:
     """The most requests at once that a row with a rate allowed."""
     measured: Mapping[str, float]
     """By figure: "tpot", "ttft" (seconds), "output" (tokens/s)."""
+    disturbed: bool = False
+    """Its TPOT is above that of twice as many requests at once on the same launch: judged, not fitted."""
 
     @property
     def model(self) -> str:
@@ -193,16 +195,11 @@ def cases(*own: Path) -> tuple[tuple[Case, ...], Mapping[str, int]]:
     fastest = _fastest(row for _, row in rows)
     for file, row in rows:
         same = _figures(row)
-        case: Case | str
-        if same in seen:
-            case = "it repeats the figures of another row"
-        elif "tpot_ms" in row and row["tpot_ms"] > DISTURBED * fastest.get(_launched(row, 2), inf):
-            case = "its TPOT is above that of twice as many requests at once on the same launch: it was disturbed"
-        else:
-            case = _case(file, row)
+        case = _case(file, row) if same not in seen else "it repeats the figures of another row"
         seen.add(same)
         if isinstance(case, Case):
-            found.append(case)
+            disturbed = row.get("tpot_ms", 0.0) > DISTURBED * fastest.get(_launched(row, 2), inf)
+            found.append(replace(case, disturbed=disturbed))
         else:
             left_out[case] = left_out.get(case, 0) + 1
     return tuple(found), left_out
