@@ -72,8 +72,7 @@ def test_interrupted_start_leaves_nothing():
     """Ctrl-C when the workers of two ranks are up."""
     # A test run in the background of a shell inherits an ignored SIGINT.
     script = f"""
-        import json
-import signal
+        import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from planner.engine.launch import LaunchSpec, launch
         args = {{"max_model_len": 2048, "dtype": "bfloat16", "tensor_parallel_size": 2}}

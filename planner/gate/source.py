@@ -122,8 +122,9 @@ class Lookup:
         for base in (source.path.parent, root):
             try:
                 path = _real(base / name)
-            except (OSError, ValueError):
+                found = path.is_relative_to(root) and path.is_file()
+            except (OSError, ValueError):  # too long a name, a NUL in it, a link to itself
                 return None
-            if path.is_relative_to(root) and path.is_file():
+            if found:
                 return read(path, printable(path.relative_to(root)))
         return None

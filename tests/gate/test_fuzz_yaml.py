@@ -1,6 +1,7 @@
 """The YAML readers on files that are nearly right, for a minute: they give launches, or refuse in one line.
 
-VLLM_FIT_FUZZ_SECONDS sets another time. A failure names a file that holds the input.
+VLLM_FIT_FUZZ_SECONDS sets another time, VLLM_FIT_FUZZ_SEED other mutations. A failure names a file that holds the
+input.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def _mutated(seeds: Sequence[str], chance: random.Random) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), [("any.yaml", 1), ("Jenkinsfile", 1 / 6)])
 def test_any_file_gives_launches_or_one_line(name, share, tmp_path):
-    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", ""))
+    chance = random.Random(os.environ.get("VLLM_FIT_FUZZ_SEED", ""))
     seeds = [
         path.read_text(encoding="utf-8") for path in sorted(CORPUS.rglob("*.y*ml" if name == "any.yaml" else name))
     ]

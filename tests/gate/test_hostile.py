@@ -200,3 +200,11 @@ def test_a_dockerfile_with_endless_nesting(tmp_path: Path) -> None:
     code, launches, err = _gate(tmp_path)
     assert code in (0, 1)
     assert "serve.sh" in [launch["file"] for launch in launches], err
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    """An env_file of a name too long for any file system is a file that is not there."""
+    service = "services:\n  a:\n    image: vllm/vllm-openai:v0.11.0\n    command: --model Qwen/Qwen3-8B\n"
+    (tmp_path / "compose.yaml").write_text(f"{service}    env_file: {'x' * 5000}\n", encoding="utf-8")
+    _, launches, _ = _gate(tmp_path, ".")
+    assert [launch["model"] for launch in launches] == ["Qwen/Qwen3-8B"]

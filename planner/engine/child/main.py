@@ -10,8 +10,8 @@ import collections
 import json
 import os
 import random
-import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -56,13 +56,25 @@ class Report:
 
 
 def die_with_parent() -> None:
-    """A parent that was killed cannot clean up: then this process takes its whole group down, and the folder."""
+    """A parent that was killed cannot clean up: then this process takes its whole group down, and the folder.
+
+    A process outside of the group does it, since the group writes into the folder until it has ended.
+    """
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(0.5)
-    if Path.cwd().name.startswith("vllm-fit-"):
-        shutil.rmtree(Path.cwd(), ignore_errors=True)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    group, folder = os.getpgid(0), Path.cwd()
+    if folder.name.startswith("vllm-fit-"):
+        last = [sys.executable, "-I", "-S", "-c", _LAST, str(group), str(folder)]
+        subprocess.run(last, start_new_session=True, cwd="/", check=False)
+    os.killpg(group, signal.SIGKILL)
+
+
+_LAST = """
+import os, shutil, signal, sys
+os.killpg(int(sys.argv[1]), signal.SIGKILL)
+shutil.rmtree(sys.argv[2], ignore_errors=True)
+"""
 
 
 def start(spec: dict[str, Any]) -> Any:
