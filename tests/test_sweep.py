@@ -42,6 +42,34 @@ def test_a_hundred_thousand_combinations_are_estimates():
         agrees({"model": LLAMA_8B}, row)
 
 
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (LLAMA_8B, {"enable_lora": True, "max_lora_rank": 64, "max_loras": 8}),
+        (LLAMA_8B, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}),
+        (
+            LLAMA_8B,
+            {"speculative_config": {"model": "meta-llama/Llama-3.2-1B-Instruct", "num_speculative_tokens": 3}},
+        ),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", {"speculative_config": {"method": "mtp", "num_speculative_tokens": 2}}),
+    ],
+)
+def test_adapters_and_drafts_count(model: str, more: dict[str, Any]):
+    grid = Grid(
+        gpu=("L40S", "H200"),
+        tensor_parallel_size=(1, 2, 4),
+        kv_cache_dtype=(None, "fp8"),
+        max_model_len=(4096, 32768),
+        max_num_seqs=(None, 64),
+        max_num_batched_tokens=(None, 4096),
+    )
+    request = {"model": model, **more}
+    rows = sweep(request, grid).to_dict("records")
+    assert any(row["status"] == "fits" for row in rows)
+    for row in random.Random(0).sample(rows, 30):
+        agrees(request, row)
+
+
 MODELS = [
     LLAMA_8B,
     "meta-llama/Llama-3.1-70B-Instruct",

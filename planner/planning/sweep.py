@@ -25,6 +25,7 @@ from planner.memory.budget import (
     placement_of,
     sizes_buffers,
     weights_of,
+    with_extras,
 )
 from planner.memory.kv_cache.capacity import Layout
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
@@ -298,7 +299,9 @@ class _Table:
 
     def _groups(self, inputs: Inputs, shapes: _Shapes, given: Mapping[str, Any]) -> Iterator[tuple[_Ints, Engine]]:
         """Rows that share weights and a layout, with the launch's engine for the first of them."""
-        for rows in shapes.grouped(sizes_buffers(inputs.model), inputs.model.is_hybrid):
+        drafted, lora = inputs.draft is not None, bool(inputs.args.get("enable_lora"))
+        by_batch = sizes_buffers(inputs.model) or drafted or lora
+        for rows in shapes.grouped(by_batch, inputs.model.is_hybrid or drafted):
             first = shapes.engines[rows[0]]
             assert first is not None
             yield rows, _launched(first, given)
@@ -306,8 +309,12 @@ class _Table:
     def _fill(self, result: _Columns, rows: _Ints, inputs: Inputs, engine: Engine, shapes: _Shapes) -> None:
         model, gpu, quantization = inputs.model, inputs.gpu, inputs.quantization
         rules.check(model, gpu, engine, quantization)
-        stages = weights_of(model, engine, placement_of(engine, quantization))
-        offloaded = offloaded_bytes(model, placement_of(engine, quantization), engine, stages)
+        placement = placement_of(engine, quantization)
+        if inputs.draft is not None:
+            inputs.draft.check(engine)
+            placement = inputs.draft.placement(placement)
+        stages = with_extras(weights_of(model, engine, placement), model, engine, placement, inputs.draft)
+        offloaded = offloaded_bytes(model, placement, engine, stages)
         in_budget = self._sums(inputs, engine, shapes, rows, len(stages), "in_budget")
         nothing = tuple(
             Overhead(activation_peak=0, persistent=0, non_torch=0, cuda_graph=0, graphs_in_budget=True) for _ in stages
@@ -391,10 +398,11 @@ class _Table:
     def _layout(self, inputs: Inputs, engine: Engine, checkpoint_dtype: str | None) -> tuple[Layout, str]:
         """(the KV cache's layout, its dtype in the end)"""
         parallel = (engine.tensor_parallel_size, engine.pipeline_parallel_size)
-        length = engine.max_model_len if inputs.model.is_hybrid else 0
+        draft = inputs.draft.model if inputs.draft is not None else None
+        length = engine.max_model_len if inputs.model.is_hybrid or draft is not None else 0
         key = (inputs.gpu.name, inputs.model.name, *parallel, engine.kv_cache_dtype, checkpoint_dtype, length)
         if key not in self._layouts:
-            cache = cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype)
+            cache = cache_model(inputs.model, engine, inputs.gpu, checkpoint_dtype, draft)
             self._layouts[key] = make_layout(cache), cache.resolved_dtype
         return self._layouts[key]
 
