@@ -12,6 +12,12 @@ from pathlib import Path
 from planner.errors import InputError
 
 
+def data_folder() -> Path:
+    """Where the person's own measurements are kept: $XDG_DATA_HOME/vllm-fit. It need not be there."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "vllm-fit"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all. InputError when it cannot be written."""
     with replacing(path) as temporary:

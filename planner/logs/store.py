@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from planner.errors import InputError
+from planner.files import data_folder
 from planner.logs.explain import Explanation
 from planner.text import printable
 
 SOURCE = "vllm-fit explain-log"
 
-_FIGURES = (
+FIGURES = (
     "model_loading_gib",
     "activation_peak_gib",
     "non_torch_gib",
@@ -27,19 +28,16 @@ _FIGURES = (
     "kv_cache_tokens",
     "num_gpu_blocks",
     "max_concurrency",
-    "max_concurrency_len",
     "free_gib_on_start",
-    "kv_needed_gib",
-    "est_max_model_len",
 )
+"""What a launch that starts prints and a fit can learn from, by the name of a row's `measured`."""
+_OF_FAILURES_TOO = (*FIGURES, "max_concurrency_len", "kv_needed_gib", "est_max_model_len")
 _WHOLE = ("kv_cache_tokens", "num_gpu_blocks", "max_concurrency_len", "est_max_model_len")
 
 
 def default_store() -> Path:
     """$XDG_DATA_HOME/vllm-fit/launches.jsonl."""
-    home = os.environ.get("XDG_DATA_HOME")
-    base = Path(home) if home else Path.home() / ".local" / "share"
-    return base / "vllm-fit" / "launches.jsonl"
+    return data_folder() / "launches.jsonl"
 
 
 def row_of(explanation: Explanation) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def row_of(explanation: Explanation) -> dict[str, Any]:
 
 def _measured(explanation: Explanation) -> dict[str, float]:
     facts = explanation.facts
-    found = {name: value for name in _FIGURES if (value := facts.value(name)) is not None}
+    found = {name: value for name in _OF_FAILURES_TOO if (value := facts.value(name)) is not None}
     both = facts.value("activation_and_graphs_gib")
     if both is not None:
         found.setdefault("activation_peak_gib", both)

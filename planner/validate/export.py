@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from planner.logs.store import FIGURES
 from planner.validate.record import Record
 
 SOURCE = "vllm-fit validate"
-
-_FIGURES = (
-    "model_loading_gib",
-    "activation_peak_gib",
-    "non_torch_gib",
-    "consumed_gib",
-    "cudagraph_gib",
-    "cudagraph_estimate_gib",
-    "available_kv_gib",
-    "kv_cache_tokens",
-    "num_gpu_blocks",
-    "max_concurrency",
-    "free_gib_on_start",
-)
 
 
 def launch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -54,7 +41,7 @@ def _launch_row(record: Record) -> dict[str, Any]:
         "max_num_batched_tokens": engine.get("max_num_batched_tokens"),
         "engine": {name: value for name, value in record["request"].items() if name not in _NOT_ENGINE},
         "outcome": {"measured": "starts", "failed": "fails"}.get(record["status"]),
-        "measured": {name: printed[name] for name in _FIGURES if printed.get(name) is not None},
+        "measured": {name: printed[name] for name in FIGURES if printed.get(name) is not None},
     }
     return {name: value for name, value in row.items() if value is not None}
 

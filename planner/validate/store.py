@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from planner.errors import InputError
+from planner.files import data_folder
 from planner.text import printable
 from planner.validate.record import FINAL, Record, best_load
 
@@ -35,9 +36,7 @@ CREATE INDEX IF NOT EXISTS runs_by_key ON runs (key, status);
 
 def default_store() -> Path:
     """$XDG_DATA_HOME/vllm-fit/history.sqlite."""
-    home = os.environ.get("XDG_DATA_HOME")
-    base = Path(home) if home else Path.home() / ".local" / "share"
-    return base / "vllm-fit" / "history.sqlite"
+    return data_folder() / "history.sqlite"
 
 
 class Store:
