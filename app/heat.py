@@ -39,6 +39,7 @@ class Cell:
 
     @property
     def fits(self) -> bool:
+        """Whether vLLM would start."""
         return self.status == "fits"
 
 

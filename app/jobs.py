@@ -32,6 +32,7 @@ class Job:
 
     @property
     def running(self) -> bool:
+        """Whether the process runs or its last lines are still being read."""
         return self.process.poll() is None or any(thread.is_alive() for thread in self.threads)
 
     @property

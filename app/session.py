@@ -71,6 +71,7 @@ def link_state() -> State:
 
 
 def set_state(state: State) -> None:
+    """Puts every input of the page into the browser's session."""
     for key, value in state.to_dict().items():
         st.session_state[key] = value
 
@@ -86,10 +87,12 @@ def apply_request(request: dict[str, Any], engines: int = 1, cards: int = 1) -> 
 
 
 def apply_plan(plan: Plan) -> None:
+    """Makes a plan's launch the page's inputs."""
     apply_request(request_of(plan.inputs), plan.engines)
 
 
 def apply_change(change: Change, plan: Plan) -> None:
+    """Makes one rung's change to the plan's start the page's inputs."""
     apply_request(request_of(change.apply(plan.base)), plan.engines)
 
 
@@ -100,6 +103,7 @@ def solved() -> Solved | None:
 
 
 def upload_key() -> str:
+    """The session's key of the uploaded config."""
     return "config_upload"
 
 
@@ -122,12 +126,14 @@ def compared() -> Sequence[str]:
 
 
 def compare(state: State) -> None:
+    """Adds the inputs to those compared; nothing happens where they are there or the list is full."""
     text = urlencode(state.to_query())
     if text not in compared() and len(compared()) < MOST_COMPARED:
         st.session_state[_COMPARED] = [*compared(), text]
 
 
 def forget(text: str) -> None:
+    """Takes inputs from those compared."""
     st.session_state[_COMPARED] = [other for other in compared() if other != text]
 
 

@@ -52,6 +52,7 @@ class Solved:
 
     @property
     def engine(self) -> dict[str, Any]:
+        """The engine as vLLM would resolve it; empty for a launch that is refused."""
         return self.now["engine"] or {}
 
     @property

@@ -103,9 +103,11 @@ class State:
         return State(**{**asdict(self), **texts, "engines": split, "more": shlex.join(rest.to_flags())})
 
     def with_(self, **values: Any) -> State:
+        """A copy with other fields."""
         return State(**{**asdict(self), **values})
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields by name."""
         return asdict(self)
 
     def to_query(self) -> dict[str, str]:

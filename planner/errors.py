@@ -39,6 +39,7 @@ class Reason:
         object.__setattr__(self, "message", "\n".join(printable(line, _LONGEST) for line in lines))
 
     def to_dict(self) -> dict[str, str | None]:
+        """As an entry of an answer's `reasons` (docs/contract.md)."""
         return {"code": self.code, "message": self.message, "flag": self.flag}
 
 

@@ -184,6 +184,7 @@ def answer_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def error_answer(error: InputError, request_id: object = None) -> dict[str, Any]:
+    """The answer of a request that could not be asked: status "error" and one reason, with the request's own id."""
     return {
         "id": request_id,
         "status": "error",

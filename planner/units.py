@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planner.errors import InputError
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 DTYPE_BYTES = {
     "float64": 8,
@@ -40,6 +40,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def round_up(a: int, multiple: int) -> int:
+    """The least multiple that is not below a; a may be a numpy array."""
     return ceil_div(a, multiple) * multiple
 
 

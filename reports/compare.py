@@ -38,6 +38,7 @@ class Row:
 
     @property
     def differs(self) -> bool:
+        """Whether any plan's value is not the first one's."""
         return any(self.odd)
 
 

@@ -24,10 +24,12 @@ class Segment:
 
     @property
     def gib(self) -> str:
+        """Its size in GiB, to two digits."""
         return gib(self.bytes)
 
     @property
     def gib_size(self) -> float:
+        """Its size in GiB."""
         return self.bytes / GIB
 
 
@@ -47,10 +49,12 @@ class Memory:
     kv_range: tuple[int, int] | None
 
     def renamed(self, label: str) -> Memory:
+        """The same figures under another label."""
         return replace(self, label=label)
 
     @property
     def used_bytes(self) -> int:
+        """Bytes of all segments."""
         return sum(segment.bytes for segment in self.segments)
 
     @property
@@ -60,6 +64,7 @@ class Memory:
 
     @property
     def free_bytes(self) -> int:
+        """Bytes of the card that nothing takes; 0 where more is needed than it has."""
         return max(0, (self.total_bytes or 0) - self.used_bytes)
 
     @property
@@ -92,6 +97,7 @@ def memories_of(answer: Mapping[str, Any]) -> tuple[Memory, ...]:
 
 
 def gib(size: float) -> str:
+    """Bytes as GiB, to two digits, without the unit."""
     return f"{size / GIB:.2f}"
 
 

@@ -135,6 +135,7 @@ def answer_verdict(answer: Mapping[str, Any]) -> str:
 
 
 def goal_words(goal: Mapping[str, Any]) -> str:
+    """What a plan's `goal` asks for."""
     count = float(goal["concurrency"])
     one = "full-length request"
     if goal.get("input_len") is not None or goal.get("output_len") is not None:
@@ -148,6 +149,7 @@ def goal_words(goal: Mapping[str, Any]) -> str:
 
 
 def snapshot_words(snapshot: Mapping[str, Any]) -> str:
+    """What a step's `before` or `after` says."""
     room = snapshot["available_kv_bytes"]
     if snapshot["status"] == "refused" or room is None:
         return "refused by vLLM"

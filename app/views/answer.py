@@ -32,6 +32,7 @@ _CONCURRENCY = "Maximum concurrency: requests of max_model_len tokens that the K
 
 
 def page(solved: Solved) -> None:
+    """The verdict, memory, what would make it fit, and the reports to take along."""
     _verdict(solved)
     _numbers(solved)
     _memory(solved)

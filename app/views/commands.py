@@ -21,6 +21,7 @@ _FORMS = {
 
 
 def page(solved: Solved) -> None:
+    """The launch in each form that it can be started in."""
     plan = solved.plan
     if not plan.met:
         st.error(markdown(f"There is nothing to launch: {plan.binding.message if plan.binding else 'no plan'}"))

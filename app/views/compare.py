@@ -13,6 +13,7 @@ from reports.render import markdown
 
 
 def page(solved: Solved) -> None:
+    """The inputs kept for comparison beside those entered."""
     _keep()
     columns: list[tuple[str, Solved]] = []
     for number, text in enumerate(session.compared(), 1):

@@ -15,6 +15,7 @@ _FIRST = 12
 
 
 def page(solved: Solved) -> None:
+    """Which cards would do, and how many."""
     st.markdown(
         f"Cards that hold {markdown(goal_words(solved.goal.to_dict()))} of **{markdown(solved.inputs.model.name)}**, "
         "the fewest of each, smallest first. The card and count at the side are ignored."

@@ -19,6 +19,7 @@ _FROM = {"nothing": "nothing", "card": "the card", "all": "everything"}
 
 
 def page() -> None:
+    """A start-up log, explained."""
     st.markdown("Paste what `vllm serve` or the container printed, or upload it. It stays on this machine.")
     st.text_area("Log", key="log", height=200, max_chars=_LONGEST, persist_state="session", placeholder="INFO 11-20 …")
     file = st.file_uploader("… or a file", type=["log", "txt", "json", "out"], key="log_file")

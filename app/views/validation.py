@@ -29,6 +29,7 @@ def _jobs() -> Jobs:
 
 
 def page(solved: Solved | None) -> None:
+    """A launch of a real engine on this machine, and those that were made before."""
     device: Device = "cuda" if platform_supports_engine("cuda") else "cpu"
     support = platform_supports_engine(device)
     if not support:

@@ -18,6 +18,7 @@ from reports.view import answer_verdict
 
 
 def page(solved: Solved) -> None:
+    """One or two inputs varied over a range."""
     st.caption(markdown(answer_verdict(solved.now)))
     options = {**heat.KINDS, **{key: title for key, (title, _) in _CHARTS.items()}}
     if st.session_state.get("chart") not in options:

@@ -31,10 +31,12 @@ class Judged:
 
     @property
     def activation(self) -> float | None:
+        """Predicted peak activation of the first stage, GiB; None where no figure is predicted."""
         return self.estimate.overheads[0].activation_peak / GIB if self.estimate.overheads else None
 
     @property
     def available(self) -> float | None:
+        """Predicted available KV cache memory of the first stage, GiB; None where no figure is predicted."""
         return self.estimate.ranks[0].available_kv_bytes / GIB if self.estimate.ranks else None
 
     @property
@@ -71,6 +73,7 @@ class Error:
 
 
 def as_shipped(launches: Iterable[Launch]) -> list[Judged]:
+    """Each launch by the constants that are installed."""
     return [Judged(launch=launch, estimate=launch.estimate) for launch in launches]
 
 

@@ -31,6 +31,7 @@ class Failure:
 
     @property
     def judged(self) -> bool:
+        """Whether it counts: an estimate could be made and nothing that decides the outcome is unknown."""
         return self.estimate is not None and not self.unknown
 
     @property
@@ -55,6 +56,7 @@ class Failure:
 
 @cache
 def failures() -> tuple[Failure, ...]:
+    """The measured launches that did not start, each once however often it was reported."""
     found, seen = [], set()
     for row in rows():
         key = (row.get("date"), row["model"], row.get("gpu_memory_utilization"), str(row["measured"]))

@@ -71,14 +71,17 @@ class Launch:
 
     @property
     def id(self) -> str:
+        """The row's own id in measured-launches.jsonl."""
         return str(self.row["id"])
 
     @property
     def source(self) -> str:
+        """Where it was published."""
         return source_of(self.row)
 
     @property
     def version(self) -> VllmVersion:
+        """The vLLM version that it is judged by, inferred or stated."""
         return self.inputs.version
 
     def measured(self, name: str) -> float | None:
@@ -88,6 +91,7 @@ class Launch:
 
     @cached_property
     def estimate(self) -> Estimate:
+        """What is predicted of it, by the constants in force."""
         return self.inputs.estimate()
 
 
@@ -198,6 +202,7 @@ def request_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def launch_of(row: Mapping[str, Any]) -> Launch | str:
+    """The launch of a row, or why it cannot be asked for (no config, version or card; odd flags)."""
     model = hf_configs.find(str(row["model"]))
     if model is None:
         return "its config is not in the catalogue"

@@ -155,6 +155,7 @@ def _grouped(launches: Sequence[Launch], of: Callable[[Launch], str]) -> list[st
 
 
 def reason_of(launch: Launch) -> str | None:
+    """Why a launch is far off, where that is known; None where it is not."""
     return next((reason for start, reason in REASONS if launch.id.startswith(start)), None)
 
 

@@ -175,10 +175,12 @@ class Case:
 
     @property
     def model(self) -> str:
+        """The model's name in the row."""
         return str(self.row["model"])
 
     @property
     def card(self) -> str:
+        """The catalogue's name of the card."""
         return self.inputs.gpu.name
 
 

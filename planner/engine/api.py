@@ -54,12 +54,14 @@ class Server:
         self._client.close()
 
     def healthy(self) -> bool:
+        """Whether /health answers 200; False while nobody listens."""
         try:
             return self._client.get("/health").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
     def version(self) -> str:
+        """vLLM's version as /version says it. Raises InputError where the server does not answer so."""
         return str(self._json("/version").get("version", ""))
 
     def model(self) -> Mapping[str, Any]:
@@ -70,6 +72,7 @@ class Server:
         return models[0]
 
     def metrics(self) -> Metrics:
+        """Its counters now, from /metrics. Raises InputError where the server does not answer so."""
         return metrics_of(self._get("/metrics").text)
 
     def rpc(self, method: str) -> list[Any]:

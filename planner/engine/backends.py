@@ -56,14 +56,17 @@ class Query:
 
     @property
     def major(self) -> int:
+        """9 for Hopper."""
         return self.capability // 10
 
     @property
     def fp8(self) -> bool:
+        """Whether keys and values are in an 8-bit float."""
         return self.kv_cache_dtype.startswith("fp8")
 
     @property
     def quantized(self) -> bool:
+        """Whether keys and values are in fewer bits than a 16- or 32-bit float."""
         return self.kv_cache_dtype not in _PLAIN
 
 
@@ -105,6 +108,7 @@ class Backend:
         return self.sizes(query) if self.sizes is not None else self.blocks
 
     def takes_block_size(self, query: Query, block_size: int) -> bool:
+        """Whether a block of so many tokens is made of whole kernel blocks (supports_block_size)."""
         return any(block_size % size == 0 for size in self.block_sizes(query))
 
     def preferred_block_size(self, query: Query, default: int) -> int:
@@ -180,10 +184,6 @@ def _fa_takes_fp8(query: Query, head_size: int | None) -> bool:
     if query.major == 9:
         return version == 3 or (version == 4 and head_size in (None, 512))
     return version == 4 and query.major == 10
-
-
-def _fa_heads(query: Query) -> int:
-    return 512 if query.major in (9, 10, 11) else 256
 
 
 def _fa_kv(query: Query) -> bool:

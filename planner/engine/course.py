@@ -40,10 +40,12 @@ class Course:
         self._deadline = time.monotonic() + spec.seconds
 
     def add(self, event: dict[str, Any]) -> None:
+        """Keeps an event and tells the listener."""
         self.events.append(event)
         self._listener.on_event(event)
 
     def say(self, text: str) -> None:
+        """Tells the listener which step has begun; a timeout names the last one."""
         self._stage = text
         self._listener.on_progress(text)
 
@@ -61,6 +63,7 @@ class Course:
         return True
 
     def check_time(self) -> None:
+        """Raises LaunchError where the launch was cancelled or has taken longer than it may."""
         if self._listener.cancelled():
             raise self.error("cancelled", kind="cancelled")
         if time.monotonic() > self._deadline:
@@ -68,6 +71,7 @@ class Course:
             raise self.error(text, kind="timeout")
 
     def error(self, message: str, kind: str = "failed") -> LaunchError:
+        """The error of this launch, with the engine's log so far."""
         return LaunchError(message, kind=kind, log=read(self.log), log_path=self.log)
 
     def failure(self, exit_code: int | None, message: str | None = None) -> LaunchError:

@@ -65,6 +65,7 @@ class Engine:
 
     @property
     def gpus_per_replica(self) -> int:
+        """GPUs of one data-parallel replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property

@@ -49,6 +49,7 @@ def sentence(kind: str, message: str) -> str:
 
 
 def is_consequence(message: str) -> bool:
+    """Whether a message only reports that something else has failed, as "Engine core initialization failed" does."""
     return any(text in message for text in _CONSEQUENCES)
 
 
@@ -60,4 +61,5 @@ def plain(message: str) -> str:
 
 
 def tail(log: str, lines: int = 15) -> str:
+    """The last lines of a log."""
     return "\n".join(log.splitlines()[-lines:])

@@ -24,9 +24,11 @@ class Load:
 
     @property
     def requests_a_round(self) -> int:
+        """Requests of one round; two for each of the concurrent ones unless given."""
         return self.requests or 2 * self.concurrency
 
     def to_dict(self) -> dict[str, int]:
+        """As a record keeps it, the number of requests filled in."""
         return {**asdict(self), "requests": self.requests_a_round}
 
 
@@ -174,6 +176,8 @@ class RankWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class KvCacheGroup:
+    """One KV cache group as the engine holds it: block_size in tokens, page_size_bytes of one block of one layer."""
+
     kind: str
     layers: int
     block_size: int
@@ -207,6 +211,7 @@ class Memory:
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> Memory:
+        """From the event of a MemoryWatch; all figures in bytes."""
         before, started = event["before"], event["started"]
         loaded = event.get("under_load", started)
 
@@ -249,6 +254,7 @@ class Measurement:
         return tuple(rank.loaded if on_cpu and rank.loaded is not None else rank.resident for rank in self.weights)
 
     def to_dict(self) -> dict[str, Any]:
+        """As a record keeps it; sizes in bytes."""
         return {"weights_bytes": list(self.weights_bytes), **asdict(self)}
 
     @classmethod

@@ -45,9 +45,11 @@ class MemoryWatch:
         return self.samples[-1]
 
     def mark(self, name: str, session_id: int) -> None:
+        """Keeps what is in use now under a name."""
         self._marks[name] = self.look(session_id, now=True)
 
     def since(self, at: float) -> list[Sample]:
+        """The samples taken so many seconds after the launch began, or later."""
         return [sample for sample in self.samples if sample.at >= at]
 
     def event(self) -> dict[str, Any]:

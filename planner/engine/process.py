@@ -53,6 +53,7 @@ class Session:
         return self._child.poll()
 
     def wait(self, seconds: float) -> None:
+        """Waits until the process ends, at most so long; it may still run then."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(seconds)
 

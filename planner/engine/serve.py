@@ -102,6 +102,7 @@ class Traffic:
     client: dict[str, str]
 
     def run(self) -> None:
+        """The loads one after another, the first request of each a warm-up, then the soak."""
         loads = self.course.spec.loads
         if loads:
             self.course.say(f"load 1/{len(loads)}: warming up")
@@ -149,6 +150,7 @@ class MetricsWatch:
         self._looked = 0.0
 
     def look(self) -> None:
+        """Takes the cache's usage once every few seconds; the highest is kept."""
         if time.monotonic() - self._looked < _METRICS_EVERY_S:
             return
         self._looked = time.monotonic()
@@ -156,6 +158,7 @@ class MetricsWatch:
             self._usage = max(self._usage, self._server.metrics().kv_cache_usage)
 
     def take(self) -> dict[str, Any]:
+        """Preemptions since the last call, and the highest share (0 to 1) of the KV cache in use seen since."""
         now = self._server.metrics()
         told = {"preemptions": now.preemptions - self._last.preemptions, "kv_cache_usage": self._usage}
         self._last, self._usage = now, 0.0

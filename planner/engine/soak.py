@@ -60,6 +60,7 @@ class SoakResult:
 
     @property
     def held(self) -> bool:
+        """Whether nothing grew, slowed down or failed."""
         return not self.findings
 
     @classmethod

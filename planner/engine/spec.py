@@ -70,12 +70,14 @@ class LaunchSpec:
 
     @property
     def ranks(self) -> int:
+        """GPUs, or CPU processes, of one replica."""
         sizes = (self.engine_args.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline"))
         tensor, pipeline = (int(str(size)) for size in sizes)
         return tensor * pipeline
 
     @property
     def replicas(self) -> int:
+        """Data-parallel replicas."""
         return int(str(self.engine_args.get("data_parallel_size") or 1))
 
     @property

@@ -143,4 +143,5 @@ def follow(path: Path) -> Iterator[list[str]]:
 
 
 def read(path: Path) -> str:
+    """The text of a file that a process may be writing; empty where there is none yet."""
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

@@ -59,6 +59,7 @@ class Context:
     """Shared by all of one file."""
 
     def with_(self, **changes: Any) -> Context:
+        """A copy with other fields."""
         return replace(self, **changes)
 
     def deeper(self, environment: Environment | None = None) -> Context:

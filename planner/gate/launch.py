@@ -64,6 +64,7 @@ class Launch:
     """vLLM's arguments where they stand in the file: for the fix."""
 
     def with_(self, **changes: Any) -> Launch:
+        """A copy with other fields."""
         return replace(self, **changes)
 
 

@@ -105,6 +105,7 @@ def _judge(found: Found) -> Outcome:
 
 
 def policy_of(paths: Sequence[Path], options: Options) -> Policy:
+    """The policy that is named, else the nearest vllm-fit.yaml above the first path, else an empty one."""
     if options.policy is not None:
         return policies.load(options.policy)
     first = paths[0]

@@ -32,6 +32,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Scalar(Node):
+    """A text, number, flag or null, with the place where it stands."""
+
     text: str
     """As written, without quotes."""
     quoted: bool = False
@@ -43,6 +45,7 @@ class Scalar(Node):
 
     @property
     def is_null(self) -> bool:
+        """Whether YAML reads it as null: empty, ~ or null without quotes."""
         return not self.quoted and self.text in _NULLS
 
     @property
@@ -53,6 +56,8 @@ class Scalar(Node):
 
 @dataclass(frozen=True, eq=False)
 class Sequence(Node):
+    """A list, with the place where it stands."""
+
     items: tuple[AnyNode, ...] = ()
 
 

@@ -1,1 +1,1 @@
-
+"""The catalogue of GPUs, and what this machine has."""

@@ -31,6 +31,7 @@ class Explanation:
 
     @property
     def diagnosis(self) -> Diagnosis | None:
+        """Why the launch failed; None for one that did not."""
         return self.outcome.diagnosis
 
     @property
@@ -46,6 +47,7 @@ class Explanation:
         return not estimate.fits
 
     def to_dict(self) -> dict[str, Any]:
+        """The answer of `explain-log --format json`; sizes as the log prints them, in GiB."""
         return {
             "outcome": self.outcome.word,
             "foreseen": self.foreseen,

@@ -33,6 +33,7 @@ class Diagnosis:
     """Codes of other failures that the log shows, consequences mostly."""
 
     def to_dict(self) -> dict[str, Any]:
+        """As `diagnosis` of the JSON answer."""
         return {
             "code": self.code,
             "about": self.about,

@@ -19,9 +19,6 @@ from planner.request import REQUEST_KEYS, Inputs, prepare
 from planner.text import printable
 from planner.units import GIB, model_dtype
 
-NUMBER_ARGS = ("max_num_batched_tokens", "gpu_memory_utilization")
-"""Arguments that vLLM prints apart, as it resolved them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -260,6 +257,7 @@ class Comparison:
         return self.printed - self.predicted
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of the JSON answer's `comparisons`."""
         return {
             "name": self.name,
             "unit": self.unit,

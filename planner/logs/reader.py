@@ -355,6 +355,7 @@ class Figure:
     """How many times it was printed (by several ranks)."""
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of the JSON answer's `figures`, in the unit that the log prints."""
         return {"value": self.value, "line": self.line, "process": self.process, "printed": self.ranks}
 
 
@@ -384,18 +385,22 @@ class Facts:
     """How many launches the log holds; the facts are the last one's."""
 
     def value(self, name: str) -> float | None:
+        """A figure's value, in the unit that the log prints; None where the log does not have it."""
         figure = self.figures.get(name)
         return None if figure is None else figure.value
 
     @property
     def stage_words(self) -> str | None:
+        """How far the start came, in words; None where the log does not tell."""
         return next((words for code, _, words in STAGES if code == self.stage), None)
 
     @property
     def empty(self) -> bool:
+        """Whether nothing in the text looks like a log of vLLM."""
         return not (self.version or self.model or self.figures or self.stage)
 
     def to_dict(self) -> dict[str, Any]:
+        """As `log` of the JSON answer."""
         return {
             "vllm_version": self.version,
             "engine": self.engine,

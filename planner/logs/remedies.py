@@ -39,6 +39,7 @@ class Remedy:
     gpus: int = 1
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of the JSON answer's `remedies`."""
         return {
             "flags": dict(self.flags),
             "command": self.command,
@@ -59,6 +60,7 @@ class Case:
 
     @cached_property
     def args(self) -> EngineArgs:
+        """The flags of the launch that failed."""
         return self.inputs.args
 
     @cached_property
@@ -87,6 +89,7 @@ class Case:
 
     @property
     def utilization(self) -> float:
+        """The share of the card that the launch was given, 0 to 1."""
         if self.base.engine is not None:
             return self.base.engine.gpu_memory_utilization
         return float(self.args.get("gpu_memory_utilization", 0.9))

@@ -89,6 +89,7 @@ class Hit:
     """Of the match, in the log."""
 
     def groups(self) -> dict[str, str]:
+        """The pattern's named groups that have matched."""
         return {name: value for name, value in self.match.groupdict().items() if value is not None}
 
 
@@ -127,6 +128,7 @@ class Log:
                 yield Hit(match, seen)
 
     def first(self, literal: str, pattern: re.Pattern[str]) -> Hit | None:
+        """The first line that holds the literal and matches the pattern; None where there is none."""
         return next(self.hits(literal, pattern), None)
 
     def window(self, position: int, before: int = BEFORE, after: int = AFTER) -> tuple[int, str]:
@@ -150,4 +152,5 @@ class Log:
         return f"{name} rank {rank}" if rank else str(name)
 
     def line_number(self, position: int) -> int:
+        """The line, counted from 1 in the whole file, of a position in this part of the text."""
         return self.text.count("\n", 0, position) + self.first_line

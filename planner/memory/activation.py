@@ -92,6 +92,7 @@ def sampler_peak(model: Model, engine: Engine) -> int:
 
 
 def sampled_rows(engine: Engine) -> int:
+    """Rows of logits in one step at the most: each request samples once, from at least one token."""
     return min(engine.max_num_seqs, engine.max_num_batched_tokens)
 
 
@@ -103,6 +104,7 @@ def logit_bytes(engine: Engine) -> float:
 
 
 def runner(engine: Engine) -> str:
+    """vLLM's model runner: "v1" (v1/worker/gpu_model_runner.py) or "v2" (v1/worker/gpu/model_runner.py)."""
     return "v2" if engine.use_v2_model_runner else "v1"
 
 
@@ -128,6 +130,7 @@ def mla_rows(engine: Engine) -> int:
 
 
 def mla_state(model: Model) -> MLAttention | None:
+    """The first layer's latent cache, or None for a model without MLA; its ranks size the prefill's workspace."""
     return next((layer.state for layer in model.layers if isinstance(layer.state, MLAttention)), None)
 
 

@@ -41,6 +41,7 @@ class Rank:
     num_blocks: int
 
     def to_dict(self) -> dict[str, int]:
+        """As an entry of an answer's `ranks`, sizes in bytes."""
         return {
             "pp_rank": self.pp_rank,
             "weights_bytes": self.weights_bytes,
@@ -72,6 +73,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
+        """Whether vLLM would start: neither refused nor out of memory."""
         return self.status == "fits"
 
     @property
@@ -86,10 +88,12 @@ class Estimate:
 
     @property
     def weights(self) -> StageWeights | None:
+        """The weights of the tightest pipeline stage, in bytes by group; None for a launch refused before."""
         return self.stages[self.tightest] if self.stages else None
 
     @property
     def overhead(self) -> Overhead | None:
+        """What the tightest rank needs beside weights and KV cache, in bytes; None for a launch refused before."""
         return self.overheads[self.tightest] if self.overheads else None
 
     @property

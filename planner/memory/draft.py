@@ -239,6 +239,7 @@ class Draft:
 
     @property
     def method(self) -> str:
+        """vLLM's name of the way of drafting ("eagle3", "mtp", "ngram"), as SpeculativeConfig resolves it."""
         return self.config.method
 
     def check(self, engine: Engine) -> None:
@@ -312,11 +313,6 @@ class Draft:
     def logits_rows(self, engine: Engine) -> int:
         """Rows of logits in a step where every request verifies its drafts."""
         return min(engine.max_num_seqs * (self.num_speculative_tokens + 1), engine.max_num_batched_tokens)
-
-    def profiled_rows(self, engine: Engine) -> int:
-        """Rows of logits in the profile run: the second runner samples one a request, the first verifies one draft."""
-        requests = min(engine.max_num_seqs, engine.max_num_batched_tokens)
-        return requests if engine.use_v2_model_runner else 2 * requests
 
     def buffer_bytes(self, engine: Engine, target: Model) -> int:
         """What the second runner's speculator keeps, and what verification adds to the bitmask of structured output.

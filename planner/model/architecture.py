@@ -31,6 +31,7 @@ class Layer:
 
     @cached_property
     def parameters(self) -> int:
+        """Elements that a checkpoint stores, before sharding."""
         return sum(module.parameters for module in self.modules)
 
     @cached_property
@@ -67,7 +68,6 @@ class Model:
     towers: tuple[Module, ...] = ()
     """Encoders of images and sound with their projectors: on the first stage, before vLLM 0.33 on every stage."""
     layer_prefix: str = "model.layers."
-    packed_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     """Prefixes of the checkpoint's names and vLLM's in their place (hf_to_vllm_mapper), for lists of modules."""
     unlimited_len: bool = False
@@ -91,6 +91,7 @@ class Model:
 
     @property
     def default_max_model_len(self) -> int:
+        """Tokens that vLLM takes as max_model_len where no flag says otherwise."""
         return self.max_position if self.default_len is None else self.default_len
 
     @cached_property
@@ -100,6 +101,7 @@ class Model:
 
     @cached_property
     def is_moe(self) -> bool:
+        """Whether any layer has experts."""
         return any(isinstance(module, Experts) for layer in self.layers for module in layer.modules)
 
     @cached_property

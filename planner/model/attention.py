@@ -32,9 +32,11 @@ class KVAttention:
 
     @property
     def value_size(self) -> int:
+        """Elements of one value head, mostly those of a key head."""
         return self.head_size if self.head_size_v is None else self.head_size_v
 
     def local_kv_heads(self, tp: int) -> int:
+        """KV heads on one rank, at least one. Raises Refusal where they neither divide nor replicate."""
         return Heads(count=self.kv_heads, size=self.head_size).local(tp)
 
 
@@ -53,6 +55,7 @@ class MLAttention:
 
     @property
     def latent_size(self) -> int:
+        """Elements that a token leaves in the cache: the compressed key and value, and the shared rotary key."""
         return self.kv_lora_rank + self.qk_rope_head_dim
 
 

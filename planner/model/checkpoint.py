@@ -73,18 +73,22 @@ class CheckpointFacts:
 
     @property
     def total_bytes(self) -> int:
+        """Bytes of all tensors, headers aside."""
         return sum(stored.bytes for stored in self.by_dtype.values())
 
     @property
     def parameters(self) -> int:
+        """Elements as stored: a packed int32 counts as one."""
         return sum(stored.parameters for stored in self.by_dtype.values())
 
     @property
     def tensors(self) -> int:
+        """How many tensors the files hold."""
         return sum(stored.tensors for stored in self.by_dtype.values())
 
     @property
     def complete(self) -> bool:
+        """Whether every file that the index names is there."""
         return not self.missing_files
 
 

@@ -75,6 +75,7 @@ class LoadedConfig:
 
     @cached_property
     def config(self) -> Config:
+        """The values, to be read by key with errors that name the file."""
         return Config(self.values, where=self.where)
 
 
@@ -140,9 +141,11 @@ class Config:
 
     @property
     def values(self) -> Mapping[builtins.str, Any]:
+        """The keys as they stand in the file."""
         return self._values
 
     def keys(self) -> Iterable[builtins.str]:
+        """The names of the keys that are there, null ones included."""
         return self._values.keys()
 
     def path(self, key: builtins.str) -> builtins.str:
@@ -246,6 +249,7 @@ class Config:
         minimum: builtins.float = -math.inf,
         maximum: builtins.float = math.inf,
     ) -> builtins.float | None:
+        """A number or None. Raises InputError for another type, or one outside minimum and maximum."""
         return self._optional(key, default, lambda k, v: self._check_number(k, v, minimum, maximum))
 
     def ints(
@@ -276,12 +280,15 @@ class Config:
         return self._required(key, default if isinstance(default, _Unset) else tuple(default), check)
 
     def bool(self, key: builtins.str, default: builtins.bool | _Unset = _UNSET) -> builtins.bool:
+        """True or false. Raises InputError for another type, and for a missing key without a default."""
         return self._required(key, default, self._check_bool)
 
     def str(self, key: builtins.str, default: builtins.str | _Unset = _UNSET) -> builtins.str:
+        """A text. Raises InputError for another type, and for a missing key without a default."""
         return self._required(key, default, self._check_str)
 
     def optional_str(self, key: builtins.str, default: builtins.str | _Unset | None = _UNSET) -> builtins.str | None:
+        """A text or None. Raises InputError for another type."""
         return self._optional(key, default, self._check_str)
 
     def optional_int(
@@ -292,6 +299,7 @@ class Config:
         minimum: builtins.int = 0,
         maximum: builtins.int = 2**40,
     ) -> builtins.int | None:
+        """A whole number or None. Raises InputError for another type, or one outside minimum and maximum."""
         return self._optional(key, default, lambda k, v: self._check_int(k, v, minimum, maximum))
 
     def int(

@@ -56,6 +56,7 @@ class Placement:
 
     @property
     def dtype_bytes(self) -> int:
+        """Bytes of one element in the model's dtype."""
         return DTYPE_BYTES[self.dtype]
 
     def scheme(self, module: Linear | Experts | LmHead) -> Scheme | None:
@@ -81,6 +82,7 @@ class Heads:
 
     @property
     def rows(self) -> int:
+        """Rows of all heads, before sharding."""
         return self.count * self.size
 
     def local(self, tp: int) -> int:
@@ -121,10 +123,12 @@ class Linear:
 
     @property
     def rows(self) -> int:
+        """Rows of all fused parts, before sharding."""
         return sum(part.rows if isinstance(part, Heads) else part for part in self.outputs)
 
     @property
     def parameters(self) -> int:
+        """rows x inputs, and the bias."""
         return self.rows * (self.inputs + self.bias)
 
     def local_rows(self, tp: int) -> tuple[int, ...]:
@@ -136,9 +140,11 @@ class Linear:
         )
 
     def local_inputs(self, tp: int) -> int:
+        """Columns on one rank. Raises Refusal where a row-parallel layer's do not divide."""
         return divide(self.inputs, tp) if self.split == "row" else self.inputs
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """weight [local rows, local inputs] and bias in the model's dtype, or what the scheme keeps."""
         rows, inputs = self.local_rows(at.tp_size), self.local_inputs(at.tp_size)
         scheme = at.scheme(self) if self.quantizable else None
         if scheme is None:
@@ -159,6 +165,7 @@ class Fp32Gate(Linear):
     quantizable: bool = False
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """weight [rows, inputs], whole on every rank, in fp32 or the model's dtype."""
         has_kernel = at.capability is not None and (at.capability == 90 or at.capability // 10 == 10)
         itemsize = at.dtype_bytes if has_kernel and not self.bias else 4
         yield Tensor(f"{self.name}.weight", self.parameters * itemsize)
@@ -185,6 +192,7 @@ class Experts:
 
     @property
     def parameters(self) -> int:
+        """Of all experts, as a checkpoint counts them."""
         per_expert = (3 if self.gated else 2) * self.hidden * self.intermediate
         if self.bias:
             per_expert += (2 if self.gated else 1) * self.intermediate + self.hidden
@@ -196,12 +204,14 @@ class Experts:
         return self.count // ep + (1 if self.count % ep else 0)
 
     def local_intermediate(self, at: Placement) -> int:
+        """The intermediate size on one rank, whole with expert parallelism. Raises Refusal."""
         if at.expert_parallel_size > 1:
             return self.intermediate
         floor = self.narrowest if at.tp_size > 1 else 0
         return max(floor, self.intermediate // at.tp_size if floor else divide(self.intermediate, at.tp_size))
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """The local experts' w13, w2 and biases, or what the scheme keeps; the int32 map of expert parallelism."""
         scheme = at.scheme(self) if self.quantizable else None
         if scheme is not None:
             yield from scheme.experts(self, at)
@@ -231,12 +241,15 @@ class Embedding:
 
     @property
     def parameters(self) -> int:
+        """rows x width, without vLLM's padding."""
         return self.rows * self.width
 
     def local_rows(self, tp: int) -> int:
+        """Rows on one rank, padding included."""
         return divide(round_up(self.rows, self.padding), tp) if self.split else self.rows
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """weight [local rows, width] in the model's dtype."""
         yield Tensor(f"{self.name}.weight", self.local_rows(at.tp_size) * self.width * at.dtype_bytes)
 
 
@@ -252,9 +265,11 @@ class LmHead(Embedding):
 
     @property
     def parameters(self) -> int:
+        """rows x width and the bias, without vLLM's padding."""
         return self.rows * (self.width + self.bias)
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """weight [local rows, width] and bias in the model's dtype, or what the head's scheme keeps instead."""
         scheme = at.scheme(self) if self.quantizable else None
         rows = self.local_rows(at.tp_size)
         if scheme is None:
@@ -284,13 +299,16 @@ class Weight:
 
     @property
     def elements(self) -> int:
+        """Elements before sharding."""
         return prod(self.shape)
 
     @property
     def parameters(self) -> int:
+        """Its elements; 0 for buffers and for what vLLM adds to the checkpoint."""
         return self.elements if self.kind == "param" and self.counted else 0
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """The tensor, with the split dimension divided. Raises Refusal where tp does not divide it."""
         shape = self.shape
         if self.shape_before is not None and at.vllm_version < self.shape_before[0]:
             shape = self.shape_before[1]
@@ -310,9 +328,11 @@ class HeadsWeight:
 
     @property
     def parameters(self) -> int:
+        """Elements of all heads."""
         return self.heads.rows
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """A vector [local heads x size] in the model's dtype."""
         yield Tensor(self.name, self.heads.local(at.tp_size) * self.heads.size * at.dtype_bytes)
 
 
@@ -327,11 +347,13 @@ class PartsWeight:
 
     @property
     def parameters(self) -> int:
+        """Elements of all parts; 0 for a buffer."""
         if self.kind != "param":
             return 0
         return sum(part.rows if isinstance(part, Heads) else part for part in self.parts)
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """A vector as long as the local rows of the linear, in the model's dtype."""
         rows = sum(
             part.local(at.tp_size) * part.size if isinstance(part, Heads) else divide(part, at.tp_size)
             for part in self.parts
@@ -352,6 +374,7 @@ class AttentionScales:
     parameters: int = field(default=0, init=False)
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:  # noqa: ARG002 - the same wherever it is
+        """Six fp32 scalars, 24 bytes."""
         for scale in ("_k_scale", "_v_scale", "_q_scale", "_prob_scale"):
             yield Tensor(f"{self.name}.{scale}", 4, "buffer")
         for scale in ("_k_scale_cpu", "_v_scale_cpu"):
@@ -371,6 +394,7 @@ class MlaValueCopy:
     parameters: int = field(default=0, init=False)
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """W_UV of all kv_b_proj's local rows in the model's dtype; nothing beside an unquantized kv_b_proj."""
         if at.scheme(self.kv_b_proj) is not None:
             rows = sum(self.kv_b_proj.local_rows(at.tp_size))
             yield Tensor(f"{self.name}.W_UV", rows * self.kv_b_proj.inputs * at.dtype_bytes)
@@ -394,6 +418,7 @@ class EngineBuffer:
     parameters: int = field(default=0, init=False)
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """depth buffers [rows + extra_rows, width], counted as one."""
         rows = at.max_num_batched_tokens
         if self.rows == "requests":
             rows = min(rows, at.max_num_seqs)
@@ -413,9 +438,11 @@ class Repeated:
 
     @property
     def parameters(self) -> int:
+        """Of all repetitions."""
         return self.count * sum(module.parameters for module in self.modules)
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """The modules' tensors, once for each repetition, under prefixes of their own for quantizations to look at."""
         if at.quantization is None:
             tensors = [tensor for module in self.modules for tensor in module.tensors(at)]
             for _ in range(self.count):
@@ -431,9 +458,20 @@ class Module(Protocol):
     """What a family lists: something with a name, a group, parameters (as a checkpoint counts them) and tensors."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """vLLM's name of the parameter or the module, without the layer's prefix."""
+        ...
+
     @property
-    def group(self) -> Group: ...
+    def group(self) -> Group:
+        """Which part of an answer's `weights` it counts to."""
+        ...
+
     @property
-    def parameters(self) -> int: ...
-    def tensors(self, at: Placement) -> Iterator[Tensor]: ...
+    def parameters(self) -> int:
+        """Elements that a checkpoint stores, before sharding."""
+        ...
+
+    def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """What is allocated on one rank, in bytes. Raises Refusal where vLLM would not build it there."""
+        ...

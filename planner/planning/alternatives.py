@@ -32,17 +32,21 @@ class Option:
 
     @property
     def cost(self) -> int:
+        """The largest cost in quality of its changes: 0 none, 3 noticeable."""
         return max((change.cost for change in self.changes), default=0)
 
     @property
     def quality_cost(self) -> str:
+        """What its changes cost in quality, in words."""
         return "; ".join(change.quality_cost for change in self.changes if change.cost) or "none"
 
     @property
     def summary(self) -> str:
+        """Its changes, in words."""
         return "; ".join(change.summary for change in self.changes) or "as it is"
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of the JSON answer's `alternatives`."""
         args, source = self.inputs.args, self.inputs.source
         name = source if isinstance(source, str) else self.inputs.model.name
         return {

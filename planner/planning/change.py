@@ -40,6 +40,7 @@ class Change:
         return frozenset(self.args) | ({"quantization"} if self.model or self.what_if_quantization else set())
 
     def apply(self, inputs: Inputs) -> Inputs:
+        """The inputs with this change made. Raises InputError where the changed request makes no sense."""
         if self.model is None and self.what_if_quantization is None:
             return with_args(inputs, inputs.args.with_(**self.args))
         request = request_of(inputs)
@@ -52,6 +53,7 @@ class Change:
 
 
 def with_args(inputs: Inputs, args: EngineArgs) -> Inputs:
+    """The same request with other engine arguments; another quantization is read from the config again."""
     if args.get("quantization") != inputs.args.get("quantization"):
         request = {key: value for key, value in request_of(inputs).items() if key not in inputs.args}
         return prepare({**request, **dict(args)})

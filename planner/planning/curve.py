@@ -20,6 +20,7 @@ class Point:
     max_concurrency: float
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of a `curve`."""
         return {
             "max_model_len": self.max_model_len,
             "tokens": self.tokens,

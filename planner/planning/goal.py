@@ -45,6 +45,7 @@ class Goal:
 
     @property
     def gpus_per_engine(self) -> int:
+        """GPUs for each of the engines."""
         return self.gpus // self.engines
 
     @property
@@ -131,6 +132,7 @@ class Goal:
         return self
 
     def to_dict(self) -> dict[str, Any]:
+        """As `goal` of a plan; times in ms, sizes in bytes."""
         return {
             "gpus": self.gpus,
             "concurrency": self.concurrency,
@@ -158,6 +160,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, estimate: Estimate, goal: Goal | None = None) -> Snapshot:
+        """The figures of an estimate; `held` is what the goal counts, 0 without one."""
         kv = estimate.kv_cache
         fits = kv is not None and estimate.fits
         held = goal.held(estimate) if goal is not None and fits else 0.0
@@ -170,6 +173,7 @@ class Snapshot:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """As `before` and `after` of a step."""
         return {
             "status": self.status,
             "available_kv_bytes": self.available_kv_bytes,

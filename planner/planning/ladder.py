@@ -54,6 +54,7 @@ class Step:
     after: Snapshot
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of a plan's `steps`."""
         return {
             "rung": self.rung,
             "outcome": self.outcome,
@@ -93,6 +94,7 @@ class Plan:
 
     @property
     def start_snapshot(self) -> Snapshot:
+        """The figures of the launch that the climb began with."""
         return Snapshot.of(self.start, self.goal)
 
     @property
@@ -108,9 +110,11 @@ class Plan:
 
     @property
     def serve_command(self) -> str:
+        """The `vllm serve` line of one engine."""
         return self.inputs.args.serve_command(self.model_source)
 
     def to_dict(self) -> dict[str, Any]:
+        """The plan's file: what `fit -o plan.json` writes and `load_plan` reads."""
         return {
             "plan": 1,
             "met": self.met,

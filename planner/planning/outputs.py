@@ -47,10 +47,12 @@ class Launch:
 
     @property
     def nodes(self) -> int:
+        """Machines that one engine spans."""
         return ceil_div(self.gpus, GPUS_PER_NODE)
 
     @property
     def words(self) -> list[str]:
+        """The `vllm serve` command line as words."""
         return ["vllm", "serve", self.model, *self.args.to_flags()]
 
     @property
@@ -61,11 +63,13 @@ class Launch:
 
     @property
     def image(self) -> str:
+        """The name of vLLM's own container image of this version."""
         flavour = {"rocm": "-rocm"}.get(self.kind, "")
         return f"vllm/vllm-openai{flavour}:v{self.engine.vllm_version}"
 
     @property
     def is_path(self) -> bool:
+        """Whether the model is a folder of this machine and not a Hub id."""
         return self.model.startswith(("/", "./", "../", "~"))
 
 
@@ -120,6 +124,7 @@ def _comments(launch: Launch, *more: str) -> str:
 
 
 def serve(launch: Launch) -> str:
+    """A line for a shell; what it cannot say stands above it as comments."""
     more = [f"{launch.engines} such engines, each on {_cards(launch)}, behind a load balancer"]
     return _comments(launch, *(more if launch.engines > 1 else ())) + shlex.join(launch.words) + "\n"
 

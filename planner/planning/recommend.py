@@ -36,9 +36,11 @@ class Recommendation:
 
     @property
     def gpus(self) -> int:
+        """GPUs in all."""
         return self.plan.goal.gpus
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of the JSON answer; the price in the unit that --price was given in."""
         held = self.plan.goal.held(self.plan.estimate) * self.plan.engines
         return {
             "gpu": self.gpu.name,

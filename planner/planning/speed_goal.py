@@ -32,6 +32,7 @@ class Limit:
 
     @property
     def missed(self) -> bool:
+        """Whether the prediction is beyond the limit."""
         return self.excess > 1
 
     @property
@@ -41,6 +42,7 @@ class Limit:
 
     @property
     def error_words(self) -> str:
+        """The error seen on measured servers, in brackets; empty where none is known."""
         return "" if self.error is None else f" (median error {self.error:.0%})"
 
 
@@ -51,6 +53,7 @@ def missing(inputs: Inputs, goal: Goal, estimate: Estimate) -> Reason | None:
 
 
 def met(inputs: Inputs, goal: Goal, estimate: Estimate) -> bool:
+    """Whether it fits, holds the concurrency and is as fast as asked for."""
     return estimate.fits and missing(inputs, goal, estimate) is None
 
 

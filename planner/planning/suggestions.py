@@ -36,6 +36,7 @@ class Figures:
 
     @classmethod
     def of(cls, inputs: Inputs, goal: Goal, estimate: Estimate) -> Figures:
+        """Predicted for the goal; speed is None where it cannot be predicted."""
         engine, held = estimate.engine, goal.held(estimate)
         runs = held if engine is None else min(held, float(engine.max_num_seqs * engine.data_parallel_size))
         try:
@@ -56,6 +57,7 @@ class Figures:
         return max(gains)
 
     def to_dict(self) -> dict[str, float | None]:
+        """As `before` and `after` of a suggestion."""
         return {name: None if value is None else round(value, 2) for name, value in vars(self).items()}
 
 
@@ -69,6 +71,7 @@ class Suggestion:
     after: Figures
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of the JSON answer's `suggestions`."""
         return {"flag": self.flag, "why": self.why, "before": self.before.to_dict(), "after": self.after.to_dict()}
 
 

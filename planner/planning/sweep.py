@@ -67,6 +67,7 @@ class Grid:
 
     @property
     def size(self) -> int:
+        """How many combinations it has."""
         counts = (len(getattr(self, entry.name)) for entry in fields(self))
         return int(np.prod([max(1, count) for count in counts]))
 

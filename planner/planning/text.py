@@ -133,6 +133,7 @@ def _why_not(split: Plan) -> str:
 
 
 def suggestions_text(found: Sequence[Suggestion]) -> list[str]:
+    """Lines for a terminal; none where there is nothing to suggest."""
     if not found:
         return []
     return ["", "To consider, at no cost in quality", *map(_suggestion, found)]
@@ -153,6 +154,7 @@ def _suggestion(one: Suggestion) -> str:
 
 
 def alternatives_text(found: Sequence[Option]) -> list[str]:
+    """A table for a terminal; no lines where there are none."""
     if not found:
         return []
     lines = [

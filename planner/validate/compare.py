@@ -25,9 +25,11 @@ class Comparison:
 
     @property
     def difference(self) -> float:
+        """Measured less predicted, in the row's unit."""
         return self.measured - self.predicted
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of a record's `comparisons`."""
         return {
             "name": self.name,
             "predicted": self.predicted,

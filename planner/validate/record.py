@@ -89,6 +89,7 @@ def with_error(record: Record, trial: Trial, error: LaunchError) -> Record:
 
 
 def interrupted(record: Record) -> Record:
+    """The record of a run that was ended before its launch was: such a candidate is launched again."""
     return {**record, "status": "interrupted", "finished": _now()}
 
 

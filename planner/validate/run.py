@@ -142,6 +142,7 @@ class ThisMachine:
         self._cancelled = threading.Event()
 
     def launch_all(self, trials: Sequence[Trial], listen: Callable[[Trial], Listener]) -> Outcomes:
+        """Yields each trial with its outcome as it ends: as many at once as GPUs allow; none outlives this."""
         ended: queue.Queue[tuple[Trial, Outcome, list[str]]] = queue.Queue()
         waiting, running = list(trials), 0
         threads: list[threading.Thread] = []

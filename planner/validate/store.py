@@ -75,6 +75,7 @@ class Store:
             return cursor.lastrowid
 
     def update(self, run: int, record: Record) -> None:
+        """Replaces a run's record. Raises InputError where the history cannot be written."""
         with self._open() as database:
             database.execute(
                 "UPDATE runs SET status = ?, record = ? WHERE id = ?", (record["status"], json.dumps(record), run)
@@ -87,6 +88,7 @@ class Store:
         return next(iter(found), None)
 
     def get(self, run: int) -> Record | None:
+        """The record of a run; None where there is none. Raises InputError where the history cannot be read."""
         return next(iter(self._select("WHERE id = ?", (run,))), None)
 
     def runs(self, *, model: str | None = None, status: str | None = None, last: int | None = None) -> list[Record]:

@@ -68,6 +68,7 @@ class Trial:
 
     @cached_property
     def request(self) -> dict[str, Any]:
+        """The estimate's request that predicts this launch (docs/contract.md)."""
         return request_of(self.inputs)
 
     @cached_property
@@ -88,6 +89,7 @@ class Trial:
 
     @property
     def loads(self) -> tuple[Load, ...]:
+        """The loads to run; none for a trial that cannot be launched."""
         return self.spec.loads if self.spec else ()
 
     @property

@@ -36,6 +36,7 @@ class Ranking:
     """Whether the prediction, too, put the winner first."""
 
     def to_dict(self) -> dict[str, Any]:
+        """As a report or `--format json` states it."""
         return {
             "aim": self.aim.words,
             "winner": self.best["label"],

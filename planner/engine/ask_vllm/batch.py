@@ -112,6 +112,7 @@ def _answer(case: Any, request: dict[str, Any], timeout: float) -> bytes:
 
 
 def main() -> None:
+    """Answers each line of stdin with one of JSON on stdout, until stdin ends; argv[1] is the job."""
     job = json.loads(sys.argv[1])
     answers = os.dup(1)
     os.dup2(2, 1)  # vLLM and its libraries print; stdout carries answers only

@@ -100,6 +100,7 @@ class VllmProcess:
         return f"vLLM could not be started: {(said or lines or ['no message'])[-1][:300]}"
 
     def close(self) -> None:
+        """Ends the process: politely, after 20 s by force."""
         if self._process.stdin:
             self._process.stdin.close()
         try:

@@ -90,6 +90,7 @@ class Inert(metaclass=_InertType):
     """Anything of a library that is not there: callable, subclassable, usable as a decorator."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Any:
+        """The decorated thing itself where it is used as a decorator, else the class."""
         if len(args) == 1 and not kwargs and callable(args[0]):
             return args[0]  # used as a decorator: leave the decorated thing alone
         return cls

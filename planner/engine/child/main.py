@@ -22,6 +22,7 @@ PROGRESS_EVERY_S = 5.0
 
 
 def main() -> None:
+    """Starts the engine that the file argv[1] describes, loads it, reports each event, and waits to be ended."""
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     report = Report(Path(spec["events"]))
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -51,6 +52,7 @@ class Report:
         self.file = path.open("a", encoding="utf-8")
 
     def __call__(self, event: str, **fields: Any) -> None:
+        """Writes one event as a line of JSON that the parent can read at once."""
         self.file.write(json.dumps({"event": event, **fields}) + "\n")
         self.file.flush()
 
@@ -78,6 +80,7 @@ shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 
 def start(spec: dict[str, Any]) -> Any:
+    """A vLLM LLMEngine of these arguments, loaded and profiled. Raises what vLLM raises."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine

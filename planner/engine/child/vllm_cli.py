@@ -17,6 +17,7 @@ from main import die_with_parent  # type: ignore[import-not-found]  # the script
 
 
 def run() -> None:
+    """Runs the `vllm` commands of the file argv[1] one after another; argv[2] lists those that are done."""
     commands, done = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     threading.Thread(target=die_with_parent, daemon=True).start()
     _name_the_cpu_build()

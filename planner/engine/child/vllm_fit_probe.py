@@ -70,6 +70,7 @@ class Probe:
     vllm_config: Any
 
     def vllm_fit_report(self) -> dict[str, Any]:
+        """What this worker knows of its rank, sizes in bytes, as plain JSON; called by collective_rpc."""
         model = self.model_runner.get_model()
         drafter = getattr(getattr(self.model_runner, "drafter", None), "model", None)
         layers = self.vllm_config.compilation_config.static_forward_context.values()
@@ -137,6 +138,7 @@ def describe_engine(config: Any) -> dict[str, Any]:
 
 
 def describe_groups(kv_cache_config: Any) -> list[dict[str, Any]]:
+    """The KV cache groups of a KVCacheConfig, pages in bytes."""
     return [
         {
             "kind": type(group.kv_cache_spec).__name__,

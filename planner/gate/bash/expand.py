@@ -67,6 +67,7 @@ class Expander:
         return (Word(text=" ".join(word.text for word in words), line=words[0].line, unknown=unknown, file=self.file),)
 
     def is_set(self, name: str) -> bool:
+        """Whether the script or its environment has set the variable."""
         return name in self.state.variables
 
     def _line(self, node: Node) -> int:

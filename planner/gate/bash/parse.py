@@ -36,4 +36,5 @@ def _parser() -> Parser:
 
 
 def text_of(node: Node) -> str:
+    """A node's source text."""
     return (node.text or b"").decode("utf-8", "replace")

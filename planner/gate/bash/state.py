@@ -29,10 +29,12 @@ class State:
     """The vLLM that the script installs."""
 
     def set(self, name: str, value: Value, *, export: bool = False) -> State:
+        """With one variable more, exported to commands where asked for."""
         exported = self.exported | {name} if export else self.exported
         return replace(self, variables={**self.variables, name: value}, exported=exported)
 
     def with_(self, **changes: Any) -> State:
+        """A copy with other fields."""
         return replace(self, **changes)
 
     @property

@@ -11,6 +11,7 @@ from planner.text import printable
 
 
 def render(outcomes: Sequence[Outcome]) -> str:
+    """A test suite for each file, a test case for each launch, in XML."""
     suites: dict[str, TestSuite] = {}
     for outcome in outcomes:
         file = printable(outcome.launch.file)

@@ -12,6 +12,7 @@ _MARKS = {"pass": "✅ pass", "warn": "⚠️ warn", "fail": "❌ fail", "unknow
 
 
 def render(outcomes: Sequence[Outcome]) -> str:
+    """A table, then the fixes as code blocks: for a comment on a pull request."""
     counts = summary(outcomes)
     said = ", ".join(f"{counts[name]} {name}" for name in _MARKS if counts[name]) or "none found"
     lines = [f"### vLLM launches: {said}", ""]

@@ -11,6 +11,7 @@ _WORDS = {"pass": "pass", "warn": "WARN", "fail": "FAIL", "unknown": "UNKNOWN"}
 
 
 def render(outcomes: Sequence[Outcome]) -> str:
+    """For a terminal: what was found, line by line, and a count."""
     lines = [line for outcome in outcomes for line in _lines(outcome)]
     counts = summary(outcomes)
     if not outcomes:

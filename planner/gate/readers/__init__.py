@@ -31,6 +31,7 @@ class Reader:
     """With a function `read`; imported when a file of the kind is met."""
 
     def read(self, source: Source, lookup: Lookup) -> Iterable[Launch]:
+        """The launches of a file; the reader's module is imported only where the text has a word that it needs."""
         lower = source.text.lower()
         if not any(word in lower for word in self.needs):
             return ()

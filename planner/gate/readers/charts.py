@@ -24,6 +24,7 @@ from planner.gate.yaml_nodes import AnyNode, Scalar, Table, walk
 
 
 def matches(document: AnyNode) -> bool:
+    """Whether the document has a part that looks like a chart's values for vLLM."""
     return next(_values(document), None) is not None
 
 

@@ -18,6 +18,7 @@ _MAX_EXTENDS = 8
 
 
 def matches(document: AnyNode) -> bool:
+    """Whether it is a compose file: a table of services, and no Kubernetes object."""
     if not isinstance(document, Table) or document.text("kind") is not None:
         return False
     services = document.table("services").entries.values()

@@ -47,6 +47,7 @@ class _Stage:
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    """What the final stages' ENTRYPOINT and CMD start, and what here-documents hold, in order of lines."""
     lines, documents = _without_here_documents(source.lines)
     context = Context(source=source, lookup=lookup, line=1, end_line=len(lines), settle=True)
     launches = [launch for stage in _final_stages(source, lines) for launch in _launches(stage, context)]

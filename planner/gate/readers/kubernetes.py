@@ -13,6 +13,7 @@ Read = Callable[[Table, Place], Iterator[Launch]]
 
 
 def matches(document: AnyNode) -> bool:
+    """Whether it is a Kubernetes object: it has a kind and an apiVersion."""
     return isinstance(document, Table) and document.text("kind") is not None and document.get("apiVersion") is not None
 
 

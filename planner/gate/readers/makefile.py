@@ -19,6 +19,7 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([\w.\-]+)\)|\{([\w.\-]+)\}|\([^()]*\)|[@<^?
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    """What the recipes start, with the file's variables expanded."""
     variables, exported = _variables(source.lines)
     expander = _Expander(variables)
     environment = {name: expander.text(variables[name]) for name in exported if name in variables}

@@ -29,6 +29,7 @@ CLASSES: Mapping[str, Usage] = {
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    """What the code starts: LLM(…), AsyncEngineArgs(…), and commands run by subprocess or os."""
     return code(source.text, Context(source=source, lookup=lookup, line=1, end_line=len(source.lines)), 1)
 
 

@@ -23,6 +23,7 @@ _NO_SCRIPTS = frozenset(("name", "description", "uses", "image", "key", "path", 
 
 
 def matches(document: AnyNode) -> bool:
+    """Any table or list: commands of pipelines may stand anywhere in it."""
     return isinstance(document, Table | Sequence)
 
 

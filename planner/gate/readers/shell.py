@@ -12,6 +12,7 @@ from planner.gate.source import Lookup, Source
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    """What the script starts, followed as bash would."""
     context = Context(source=source, lookup=lookup, line=1, end_line=len(source.lines))
     return script(source.text, _with_directives(source.lines, context), first_line=1)
 

@@ -13,6 +13,7 @@ from planner.gate.source import Lookup, Source
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
+    """What ExecStart starts, in a unit or a Podman container file."""
     settings = list(_settings(source.lines))
     environment = _environment(text for _, _, key, text in settings if key in ("Environment", "PassEnvironment"))
     context = Context(source=source, lookup=lookup, line=1, end_line=len(source.lines), environment=environment)

@@ -27,6 +27,7 @@ def listed(nodes: Sequence[AnyNode], replace: Replace = as_written) -> list[Word
 
 
 def word_of(node: Scalar, replace: Replace = as_written) -> Word:
+    """A scalar as a word of a command, its line kept, its variables replaced."""
     text, unknown = replace(node.text)
     return Word(text=text, line=node.first_line, unknown=unknown)
 

@@ -31,11 +31,8 @@ class KVDtype:
     mla_token_bytes: int | None = None
     """Bytes of one token where MLA packs values, rotary part and scales into one blob."""
 
-    @property
-    def is_quantized(self) -> bool:
-        return self.element not in (None, "bfloat16", "float16")
-
     def element_bytes(self, model_dtype: str) -> int:
+        """Bytes of one element of a key or value; "auto" is the model's own dtype."""
         return DTYPE_BYTES[self.element or model_dtype]
 
     def head_bytes(self, key: int, value: int, model_dtype: str) -> int:

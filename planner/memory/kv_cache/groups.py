@@ -46,11 +46,13 @@ class CacheGroup:
 
     @property
     def kind(self) -> str:
+        """The kind of its layers; "full_attention" for a mixture, as vLLM's UniformTypeKVCacheSpecs reports itself."""
         kinds = dict.fromkeys(spec.kind for spec in self.specs)
         return next(iter(kinds)) if len(kinds) == 1 else "full_attention"
 
     @property
     def block_size(self) -> int:
+        """Tokens of one block, which all layers of a group share."""
         return self.specs[0].block_size
 
     def page(self, stage: range | None = None) -> int:

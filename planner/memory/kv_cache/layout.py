@@ -77,10 +77,12 @@ class CacheModel:
 
     @cached_property
     def rules(self) -> Rules:
+        """What this version of vLLM does where versions differ."""
         return rules(self.engine.vllm_version)
 
     @property
     def tp(self) -> int:
+        """The tensor parallel size: over how many ranks KV heads and states are sharded."""
         return self.engine.tensor_parallel_size
 
     @cached_property
@@ -398,6 +400,7 @@ class CacheModel:
 
     @cached_property
     def speculative_tokens(self) -> int:
+        """Tokens drafted ahead in each step: a recurrent layer keeps that many more states of a request."""
         config = self.engine.args.get("speculative_config")
         count = config.get("num_speculative_tokens", 0) if isinstance(config, dict) else 0
         return count if isinstance(count, int) else 0

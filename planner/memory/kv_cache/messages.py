@@ -89,4 +89,5 @@ def kv_too_small(wording: str, *, length: int, needed: int, available: int, esti
 
 
 def cannot_auto_fit() -> Reason:
+    """vLLM's refusal of `--max-model-len auto` where not even one token fits (v1/core/kv_cache_utils.py)."""
     return Reason(code="cannot_auto_fit", message=_AUTO_FIT, flag="--gpu-memory-utilization")

@@ -31,6 +31,7 @@ class GroupSummary:
     blocks_per_request: int
 
     def to_dict(self) -> dict[str, str | int]:
+        """As an entry of an answer's `kv_cache.groups`, pages in bytes."""
         return {
             "kind": self.kind,
             "layers": self.layers,

@@ -23,6 +23,7 @@ class Demand:
     """max_num_encoder_input_tokens, what cross attention is charged for."""
 
     def with_len(self, max_model_len: int) -> Self:
+        """The same demand for requests of another length, in tokens."""
         return replace(self, max_model_len=max_model_len)
 
 
@@ -41,6 +42,7 @@ class Spec:
 
     @property
     def page(self) -> int:
+        """Bytes of one block of one layer: the tokens of a block, or what unifying the page sizes has padded it to."""
         return self.block_size * self.token_bytes if self.padded is None else self.padded
 
     @property
@@ -67,6 +69,7 @@ class FullSpec(Spec):
     """Decode context parallel ranks that share the tokens."""
 
     def blocks(self, demand: Demand) -> int:
+        """All tokens of the request; decode context parallelism deals them out over its ranks."""
         return ceil_div(ceil_div(demand.max_model_len, self.dcp), self.block_size)
 
 
@@ -78,9 +81,11 @@ class MLASpec(FullSpec):
 
     @property
     def uniform_key(self) -> tuple[object, ...]:
-        return (FullSpec.kind, self.block_size)  # registered with FullAttentionSpec as its base
+        """That of full attention: vLLM registers MLAAttentionSpec with FullAttentionSpec as its base."""
+        return (FullSpec.kind, self.block_size)
 
     def unified(self, page: int) -> Spec:
+        """More tokens a block, never padding. Raises CannotUnifyError where the page is no multiple of its own."""
         if page % self.page:
             raise CannotUnifyError
         return super().unified(page)
@@ -99,9 +104,11 @@ class SlidingSpec(Spec):
 
     @property
     def uniform_key(self) -> tuple[object, ...]:
+        """Windows of different sizes are not uniform (SlidingWindowSpec.merge, 0.33)."""
         return (self.kind, self.block_size, self.window)
 
     def blocks(self, demand: Demand) -> int:
+        """The window and the step in flight, and one block more, for a window that starts inside a block."""
         held = smaller(self.window - 1 + demand.in_flight, demand.max_model_len)
         return ceil_div(held, self.block_size) + 1
 
@@ -122,9 +129,11 @@ class ChunkedSpec(Spec):
 
     @property
     def uniform_key(self) -> tuple[object, ...]:
+        """Chunks of different sizes are not uniform (ChunkedLocalAttentionSpec.merge, 0.33)."""
         return (self.kind, self.block_size, self.chunk)
 
     def blocks(self, demand: Demand) -> int:
+        """The chunk and the step in flight; chunks start with a block, so none more."""
         held = smaller(self.chunk + demand.in_flight, demand.max_model_len)
         return ceil_div(held, self.block_size)
 
@@ -142,18 +151,22 @@ class StateSpec(Spec):
 
     @property
     def page(self) -> int:
+        """Bytes of one state, however many tokens it stands for, or what unifying has padded it to."""
         return self.state_bytes if self.padded is None else self.padded
 
     @property
     def uniform_key(self) -> tuple[object, ...]:
+        """States of different sizes are not uniform (MambaSpec.merge, 0.33)."""
         return (self.kind, self.block_size, self.page, self.states)
 
     def blocks(self, demand: Demand) -> int:
+        """The states that a request keeps at any length; in cache mode "all" one more for each block of tokens."""
         if self.every_block:
             return ceil_div(demand.max_model_len, self.block_size) + self.states
         return self.states + 0 * demand.max_model_len
 
     def unified(self, page: int) -> Spec:
+        """Padded to the page: a state cannot take more tokens."""
         return replace(self, padded=page)
 
 
@@ -164,6 +177,7 @@ class CrossSpec(Spec):
     kind: ClassVar[str] = "cross_attention"
 
     def blocks(self, demand: Demand) -> int:
+        """The encoder's tokens, however long the request is (CrossAttentionSpec, 0.33)."""
         return ceil_div(demand.encoder_tokens, self.block_size) + 0 * demand.max_model_len
 
 

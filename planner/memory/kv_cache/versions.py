@@ -105,6 +105,7 @@ _CHANGES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
 
 @cache
 def rules(version: VllmVersion) -> Rules:
+    """What a version of vLLM does: the oldest rules and what each version up to it changed."""
     found = Rules()
     for since, changed in _CHANGES:
         if version >= since:

@@ -37,9 +37,13 @@ class Scheme(Protocol):
         """Tensors of a linear layer, bias included; rows of each fused part and columns on this rank."""
         ...
 
-    def experts(self, experts: Experts, at: Placement) -> Iterator[Tensor]: ...
+    def experts(self, experts: Experts, at: Placement) -> Iterator[Tensor]:
+        """Tensors of a stack of experts, biases included."""
+        ...
 
-    def lm_head(self, head: LmHead, rows: int, at: Placement) -> Iterator[Tensor]: ...
+    def lm_head(self, head: LmHead, rows: int, at: Placement) -> Iterator[Tensor]:
+        """Tensors of a quantized lm_head with so many rows on this rank, bias included."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,12 @@ class Quantization:
     last_version: ClassVar[tuple[int, int] | None] = None
     """The last minor version of vLLM that has the method; None: the newest known has it."""
     exact: ClassVar[bool] = True
+    """The bytes have been checked against vLLM's own classes."""
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float16")
     """The model's dtypes that vLLM takes with the method (get_supported_act_dtypes)."""
-    """The bytes have been checked against vLLM's own classes."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     model: Model | None = None
     where: str = "config.json"
-    online: bool = False
-    """Quantized while loading (`--quantization fp8` on a bf16 checkpoint), not in the checkpoint."""
     assumed: bool = False
     """Made by `what_if`: no such checkpoint has been seen."""
     notes: tuple[str, ...] = ()
@@ -139,6 +141,7 @@ class Quantization:
         return NameList((), self.key(key))
 
     def name_list(self, value: object, where: str) -> NameList:
+        """A value of the config as a list of module names. Raises InputError for anything else."""
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise InputError(f"{where} = {_shown(value)}: must be a list of module names")
         return NameList(self.rename(value), where)
@@ -249,7 +252,7 @@ def quantization(
 
 def _quantized_while_loading(requested: str | None, model: Model, where: str) -> Quantization:
     if requested in _online:
-        return _online[requested](parameters={"quant_method": requested}, model=model, where=where, online=True)
+        return _online[requested](parameters={"quant_method": requested}, model=model, where=where)
     if requested in _registry:
         raise InputError(
             f"--quantization {requested}: {where} has no quantization_config, and {requested} cannot quantize while "
@@ -277,6 +280,7 @@ class Ignored(Quantization):
     facts = Facts("not quantized", 16.0, 0)
 
     def scheme_for(self, module: Linear | Experts | LmHead, at: Placement) -> Scheme | None:  # noqa: ARG002
+        """None: everything stays in the model's dtype."""
         return None
 
 

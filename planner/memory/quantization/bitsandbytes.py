@@ -26,12 +26,14 @@ class Nf4(Stored):
     min_capability = 70
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """weight of n * k / 2 bytes; for each fused part an fp32 absmax per 64 weights and a table of 16."""
         yield "weight", ceil_div(m.n * m.k, 2)
         for i, rows in enumerate(m.rows):
             yield f"absmax_{i}", ceil_div(rows * m.k, _BLOCK) * 4
             yield f"code_{i}", 16 * 4
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 and w2 at half a byte a weight, an fp32 absmax per 64 weights."""
         w13, w2 = s.weights(4)
         yield "w13_weight", w13
         yield "w2_weight", w2
@@ -48,10 +50,12 @@ class Llmint8(Stored):
     min_capability = 70
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """weight [n, k] in int8, SCB [n] in fp32."""
         yield "weight", m.n * m.k
         yield "SCB", m.n * 4
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 and w2 in int8, SCB per row in fp32."""
         w13, w2 = s.weights(8)
         yield "w13_weight", w13
         yield "w2_weight", w2
@@ -76,10 +80,12 @@ class BitsAndBytes(Quantization):
 
     @cached_property
     def scheme(self) -> Stored:
+        """int8 where load_in_8bit says so, else nf4."""
         return Llmint8() if self.flag("load_in_8bit", False) else Nf4()
 
     @cached_property
     def skipped(self) -> NameList:
+        """llm_int8_skip_modules: what stays in 16 bits."""
         return self.names("llm_int8_skip_modules")
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
@@ -90,4 +96,5 @@ class BitsAndBytes(Quantization):
         return None if listed & {*parts, *prefixes} else self.scheme
 
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
+        """By the name, as for a linear layer."""
         return self.linear_scheme(name, ())

@@ -47,14 +47,17 @@ class Arguments:
 
     @property
     def is_nvfp4(self) -> bool:
+        """quant_args.is_nvfp4: 4-bit floats, a scale per 16 and one per tensor."""
         return (self.strategy, self.group, self.type, self.bits) == ("tensor_group", 16, "float", 4)
 
     @property
     def is_mxfp4(self) -> bool:
+        """4-bit floats with a scale per 32."""
         return (self.strategy, self.group, self.type, self.bits) == ("group", 32, "float", 4)
 
     @property
     def is_mxfp8(self) -> bool:
+        """8-bit floats with an e8m0 scale per 32."""
         return (self.strategy, self.group, self.type, self.bits) == ("group", 32, "float", 8) and self.mx_scales
 
 
@@ -69,6 +72,7 @@ class Group:
     pattern: re.Pattern[str] | None
 
     def matches(self, name: str) -> bool:
+        """By the module's name: equal to the target, or matched from its start by the pattern after "re:"."""
         return self.pattern.match(name) is not None if self.pattern else self.target == name
 
     def matches_class(self, cls: str) -> bool:
@@ -104,6 +108,7 @@ class CompressedTensors(Quantization):
 
     @cached_property
     def ignored(self) -> NameList:
+        """`ignore`: what stays in the model's dtype, under vLLM's names. Raises InputError."""
         value = self.parameters.get("ignore") or []
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise InputError(f"{self.key('ignore')} = {value!r:.60}: must be a list of module names")
@@ -115,6 +120,7 @@ class CompressedTensors(Quantization):
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
+        """config_groups, an entry for each target: the first that matches counts. Raises InputError."""
         groups = self.parameters.get("config_groups")
         if not isinstance(groups, Mapping) or not groups:
             raise InputError(f"{self.key('config_groups')} is missing or empty; it says how which modules are stored")
@@ -227,12 +233,14 @@ class CompressedTensors(Quantization):
         return next((group for group in self.groups if group.matches_class(cls)), None)
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """That of the first group which names the module, its parts or the class "Linear"."""
         if self._is_ignored(name, packed):
             return None
         group = self._find(name, packed, "Linear")
         return None if group is None else self._scheme(group, name)
 
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """That of a group which names the head or its class: "Linear" is not found in "ParallelLMHead"."""
         if self._is_ignored(name, packed):
             return None
         group = self._find(name, packed, "ParallelLMHead")

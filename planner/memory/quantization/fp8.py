@@ -28,6 +28,7 @@ class Fp8Checkpoint(Quantization):
 
     @cached_property
     def scheme(self) -> Fp8:
+        """Per block where weight_block_size is given, else per tensor. Raises InputError."""
         static = self.choice("activation_scheme", ("static", "dynamic")) == "static"
         block = self.parameters.get("weight_block_size")
         if block is None:
@@ -56,9 +57,11 @@ class Fp8Checkpoint(Quantization):
 
     @cached_property
     def ignored(self) -> NameList:
+        """ignored_layers, or modules_to_not_convert."""
         return self.names("ignored_layers", "modules_to_not_convert")
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """Left alone where the whole name, or that of every fused part, is listed."""
         return None if skipped(self.ignored, self.ignored.exact, name, packed) else self.scheme
 
     @property
@@ -68,6 +71,7 @@ class Fp8Checkpoint(Quantization):
         return any(isinstance(m, Experts) and m.layout == "deepseek_v4" for m in (layers[-1].modules if layers else ()))
 
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:
+        """In fp8; DeepSeek V4's in 4 bits."""
         if skipped(self.ignored, self.ignored.exact, name, ()):
             return None
         if experts.layout == "deepseek_v4":

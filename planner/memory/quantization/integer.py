@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def checked_group(quant: Quantization, group: int, key: str) -> int:
+    """The group size, in inputs. Raises InputError unless it is at least 1, or -1 for one group per channel."""
     if group != -1 and group < 1:
         raise InputError(f"{quant.key(key)} = {group}: must be at least 1, or -1 for one group per channel")
     return group
@@ -37,6 +38,7 @@ class AwqCheckpoint(Quantization):
 
     @cached_property
     def scheme(self) -> Awq:
+        """From bits, group_size and zero_point, or AutoAWQ's older w_bit and q_group_size. Raises InputError."""
         bits = self.integer("w_bit", "bits") if "w_bit" in self.parameters else self.integer("bits")
         if bits != 4:
             raise InputError(f"{self.key('bits')} = {bits}: AWQ has 4 bits")
@@ -46,15 +48,19 @@ class AwqCheckpoint(Quantization):
 
     @cached_property
     def ignored(self) -> NameList:
+        """modules_to_not_convert: parts of names."""
         return self.names("modules_to_not_convert")
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """Left alone where an entry of the list is part of the name."""
         return None if skipped(self.ignored, self.ignored.inside, name, packed) else self.scheme
 
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
+        """Likewise, by the name of the stack."""
         return None if skipped(self.ignored, self.ignored.inside, name, ()) else self.scheme
 
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """Quantized only where the config says lm_head: true."""
         return self.linear_scheme(name, packed) if self.flag("lm_head", False) else None
 
 
@@ -84,6 +90,7 @@ class GptqCheckpoint(Quantization):
 
     @cached_property
     def scheme(self) -> Packed:
+        """From bits, group_size, sym and desc_act. Raises InputError, or Refusal where vLLM has no kernel."""
         return self._packed(
             self.integer("bits"), self.integer("group_size"), self.flag("sym"), self.flag("desc_act"), "bits"
         )
@@ -109,6 +116,7 @@ class GptqCheckpoint(Quantization):
 
     @cached_property
     def rules(self) -> tuple[DynamicRule, ...]:
+        """`dynamic`, in the config's order: the first pattern that matches a name from its start counts."""
         dynamic = self.parameters.get("dynamic") or {}
         if not isinstance(dynamic, Mapping):
             raise InputError(f"{self.key('dynamic')} = {dynamic!r}: must be an object of patterns")
@@ -146,6 +154,7 @@ class GptqCheckpoint(Quantization):
         return next((rule for rule in self.rules if rule.pattern.match(name)), None)
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """By modules_in_block_to_quantize and then by `dynamic`."""
         if self.quantized:
             names = shard_names(name, packed) or (name,)
             if not all_or_none([self.quantized.inside(shard) for shard in names], name):
@@ -153,10 +162,12 @@ class GptqCheckpoint(Quantization):
         return self.experts_scheme(name, None)
 
     def experts_scheme(self, name: str, experts: Experts | None) -> Scheme | None:  # noqa: ARG002
+        """By `dynamic`."""
         rule = self._rule(name)
         if rule is None:
             return self.scheme
         return None if rule.excludes else self._overridden(rule.overrides)
 
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """Quantized only where the config says lm_head: true."""
         return self.linear_scheme(name, packed) if self.flag("lm_head", False) else None

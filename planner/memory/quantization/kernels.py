@@ -39,6 +39,7 @@ def marlin_padded_experts(intermediate: int, group: int = -1) -> int:
 
 
 def has_fp8_cores(capability: int | None) -> bool:
+    """Ada, Hopper and newer compute in fp8; None, a CPU, keeps the same layout."""
     return capability is None or capability >= 89
 
 
@@ -66,6 +67,7 @@ class PackedShape:
 
     @property
     def groups(self) -> int:
+        """Groups of inputs on this rank."""
         return 1 if self.group == -1 else self.k // self.group
 
 
@@ -87,6 +89,7 @@ def packed_kernel(shape: PackedShape, capability: int | None) -> PackedKernel | 
 
 
 def is_kernel(answer: str) -> bool:
+    """Whether `packed_kernel` answered with a kernel, which is one word, rather than with a reason."""
     return " " not in answer
 
 

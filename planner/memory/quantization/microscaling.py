@@ -57,6 +57,7 @@ class Mxfp4Experts(BlockFloat):
     """The model's activation has Triton kernels (gpt-oss's clamped SwiGLU)."""
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """Never asked for: these checkpoints leave linear layers in the model's dtype."""
         raise NotImplementedError("mxfp4 checkpoints leave linear layers in the model's dtype")
 
     def on_triton(self, at: Placement) -> bool:
@@ -68,6 +69,7 @@ class Mxfp4Experts(BlockFloat):
         return self.triton and capable and not at.enable_lora and at.vllm_version >= (0, 12)
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 and w2 at half a byte a weight, an e8m0 scale per 32, padded to the kernel's tiles."""
         if self.on_triton(s.at):
             yield from self._triton(s.padded(round_up(s.width, 64)))
         else:
@@ -122,7 +124,9 @@ class Mxfp4Checkpoint(Quantization):
     facts = Facts("4-bit floating point experts, scaled per 32", 4.25, 1)
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
+        """None: linear layers stay in the model's dtype."""
         return None
 
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
+        """4 bits, on OpenAI's kernels for gpt-oss alone."""
         return _GPT_OSS_EXPERTS if experts.layout == "gpt_oss" else MXFP4_EXPERTS

@@ -77,6 +77,7 @@ class ModelOptCheckpoint(Quantization):
 
     @cached_property
     def algo(self) -> str:
+        """quant_algo in capitals; NVFP4 whose groups quantize no activations is W4A16_NVFP4. Raises InputError."""
         value = self._section.get("quant_algo")
         if value is None and self.parameters.get("quant_method") == "mxfp8":
             value = "MXFP8"
@@ -92,6 +93,7 @@ class ModelOptCheckpoint(Quantization):
 
     @cached_property
     def group(self) -> int:
+        """Weights to a scale of NVFP4: 16 unless the config says otherwise. Raises InputError."""
         value = self._section.get("group_size")
         if value is None:
             listed = (layer.get("group_size") for layer in self.layers.values() if "NVFP4" in _algo(layer))
@@ -102,6 +104,7 @@ class ModelOptCheckpoint(Quantization):
 
     @cached_property
     def excluded(self) -> NameList:
+        """`ignore` or `exclude_modules`, under vLLM's names; wildcards are kept. Raises InputError."""
         key = "ignore" if "ignore" in self._section else "exclude_modules"
         value = self._section.get(key) or []
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
@@ -166,6 +169,7 @@ class ModelOptCheckpoint(Quantization):
         return below
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """By quant_algo, in a mixture by the module's own entry; outside mixtures image encoders stay as they are."""
         if self._is_excluded(name, packed):
             return None
         mixed = self.algo == "MIXED_PRECISION"
@@ -175,9 +179,11 @@ class ModelOptCheckpoint(Quantization):
         return None if algo is None or algo == "NONE" else self._scheme(algo)
 
     def head_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:
+        """As for a linear layer: only exclude_modules leaves it alone."""
         return self.linear_scheme(name, packed)
 
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
+        """As for a linear layer, but FP8 experts always have one static scale a tensor."""
         scheme = self.linear_scheme(name, ())
         if isinstance(scheme, Fp8) and self.algo != "MIXED_PRECISION":
             return Fp8(scales="tensor", static=True, expert_biases=False)  # ModelOptFp8MoEMethod knows no other FP8

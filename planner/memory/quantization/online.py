@@ -31,9 +31,11 @@ class Online(Quantization):
     of_experts: ClassVar[Scheme | None]
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
+        """The same for all linear layers."""
         return self.of_linears
 
     def experts_scheme(self, name: str, experts: Experts) -> Scheme | None:  # noqa: ARG002
+        """The same for all experts."""
         return self.of_experts
 
 
@@ -42,10 +44,12 @@ class Fp8PerChannel(Fp8):
     """Refused on GPUs without fp8 cores: Marlin has no per-token activations."""
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """As Fp8's. Raises Refusal on cards without fp8 cores."""
         self._check_cores(m.capability)
         return super().matrix(m)
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """As Fp8's. Raises Refusal on cards without fp8 cores."""
         self._check_cores(s.capability)
         return super().stack(s)
 
@@ -66,6 +70,7 @@ class Nvfp4PerToken(BlockFloat):
     min_capability: ClassVar[int] = BLACKWELL
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """As BlockFloat's. Raises Refusal on all cards but data-centre Blackwell."""
         if s.capability is not None and s.capability // 10 != 10:
             raise Refusal(
                 "nvfp4_per_token_capability",
@@ -78,6 +83,8 @@ class Nvfp4PerToken(BlockFloat):
 @online_method("fp8", "fp8_per_tensor")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineFp8(Online):
+    """W8A8 with one scale a weight (online/fp8.py Fp8PerTensorOnlineLinearMethod)."""
+
     facts = Facts("8-bit floating point, one scale per weight, quantized while loading", 8.0, 1)
     of_linears = of_experts = Fp8(scales="tensor")
 
@@ -85,6 +92,8 @@ class OnlineFp8(Online):
 @online_method("fp8_per_block")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineFp8Block(Online):
+    """W8A8 in blocks of 128 x 128, rows padded to whole blocks."""
+
     facts = Facts("8-bit floating point in blocks of 128 x 128, quantized while loading", 8.002, 1)
     of_linears = of_experts = Fp8(scales="block", must_divide="nothing", whole_blocks=True)
 
@@ -92,6 +101,8 @@ class OnlineFp8Block(Online):
 @online_method("fp8_per_channel")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineFp8Channel(Online):
+    """W8A8 with a scale per output channel; no Marlin, so Ada and newer only."""
+
     facts = Facts("8-bit floating point, a scale per output channel, quantized while loading", 8.01, 1)
     of_linears = Fp8PerChannel(scales="channel")
     of_experts = Fp8PerChannel(scales="channel", cutlass_experts=True)
@@ -100,6 +111,8 @@ class OnlineFp8Channel(Online):
 @online_method("mxfp8")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineMxfp8(Online):
+    """8-bit floats with an e8m0 scale per 32; W8A16 on Marlin before Blackwell."""
+
     facts = Facts("8-bit floating point scaled per 32, quantized while loading", 8.25, 1)
     of_linears = of_experts = BlockFloat(width=8, group=32, scalars=0)
 
@@ -107,6 +120,8 @@ class OnlineMxfp8(Online):
 @online_method("mxfp4")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineMxfp4(Online):
+    """4-bit floats with an e8m0 scale per 32; W4A16 on Marlin before Blackwell."""
+
     facts = Facts("4-bit floating point scaled per 32, quantized while loading", 4.25, 3)
     of_linears = BlockFloat(width=4, group=32, scalars=0)
     of_experts = MXFP4_EXPERTS
@@ -115,6 +130,8 @@ class OnlineMxfp4(Online):
 @online_method("int8_per_channel_weight_only", "experts_int8")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnlineInt8Experts(Online):
+    """Experts alone, with a scale per output channel (experts_int8.py)."""
+
     min_capability = 80
     facts = Facts("8-bit integer experts, quantized while loading; the rest stays in 16 bits", 8.01, 1)
     of_linears = None

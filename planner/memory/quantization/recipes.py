@@ -34,8 +34,6 @@ class Recipe:
     """The quantization_config that such a checkpoint would have, for a size of groups."""
     min_capability: int = 75
     """Below it vLLM refuses the checkpoint."""
-    native_capability: int | None = None
-    """From here on the GPU computes in the format; below, only memory is saved."""
 
 
 def _group(weights: Mapping[str, object], inputs: Mapping[str, object] | None, form: str) -> Mapping[str, object]:
@@ -83,7 +81,6 @@ RECIPES: Mapping[str, Recipe] = {
     "fp8": Recipe(
         Facts("8-bit floating point weights (a scale per channel) and activations", 8.01, 1),
         lambda _: _group(_float(8, strategy="channel"), _float(8, strategy="token", dynamic=True), "float-quantized"),
-        native_capability=89,
     ),
     "fp8_block": Recipe(
         Facts("8-bit floating point weights in blocks of 128 x 128, as DeepSeek and Qwen publish them", 8.002, 1),
@@ -92,7 +89,6 @@ RECIPES: Mapping[str, Recipe] = {
             _float(8, strategy="group", group_size=128, dynamic=True),
             "float-quantized",
         ),
-        native_capability=90,
     ),
     "w8a8": Recipe(
         Facts("8-bit integer weights (a scale per channel) and activations", 8.01, 1),
@@ -110,14 +106,12 @@ RECIPES: Mapping[str, Recipe] = {
             _float(4, strategy="tensor_group", group_size=16, dynamic="local"),
             "nvfp4-pack-quantized",
         ),
-        native_capability=100,
     ),
     "mxfp4": Recipe(
         Facts("4-bit floating point weights, scaled per 32", 4.25, 3),
         lambda _: _group(
             _float(4, strategy="group", group_size=32, scale_dtype="torch.uint8"), None, "mxfp4-pack-quantized"
         ),
-        native_capability=100,
     ),
     "awq": Recipe(
         Facts("4-bit integer weights with zero points in groups of 128, chosen by activations", 4.25, 2), _awq

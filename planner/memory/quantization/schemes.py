@@ -41,10 +41,12 @@ class Matrix:
 
     @cached_property
     def n(self) -> int:
+        """Rows of all fused parts."""
         return sum(self.rows)
 
     @property
     def capability(self) -> int | None:
+        """Compute capability x 10; None on a CPU."""
         return self.at.capability
 
 
@@ -65,13 +67,16 @@ class Stack:
 
     @property
     def up(self) -> int:
+        """Rows of w13: gate and up one after the other."""
         return self.shards * self.width
 
     @property
     def capability(self) -> int | None:
+        """Compute capability x 10; None on a CPU."""
         return self.at.capability
 
     def padded(self, width: int, hidden: int | None = None) -> Stack:
+        """The same experts at a kernel's padded intermediate (and hidden) size."""
         return Stack(self.name, self.count, self.shards, hidden or self.hidden, width, self.bias, self.experts, self.at)
 
     def weights(self, bits: int) -> tuple[int, int]:
@@ -82,6 +87,7 @@ class Stack:
         )
 
     def biases(self, bytes_each: int) -> Iterator[Named]:
+        """w13_bias [count, up] and w2_bias [count, hidden], where the experts have them."""
         if self.bias:
             yield "w13_bias", self.count * self.up * bytes_each
             yield "w2_bias", self.count * self.hidden * bytes_each
@@ -99,9 +105,11 @@ class Stored:
     """False where the method has no biases for experts, not even for a model that has (gpt-oss)."""
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """What is kept of one linear layer, bias aside. Raises Refusal where vLLM has no kernel for the shape."""
         raise NotImplementedError
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """What is kept of a layer's experts. Raises Refusal where vLLM has no kernel for the shape."""
         raise NotImplementedError
 
     def bias_rows(self, m: Matrix) -> int:
@@ -170,11 +178,13 @@ class Fp8(Stored):
     bits = 8
 
     def on_marlin(self, capability: int | None) -> bool:
+        """Whether linear layers run as W8A16 on Marlin, which packs and pads the weight."""
         if capability is None:
             return False
         return self.weight_only or kernels.fp8_weight_only(capability, block=self.scales == "block")
 
     def bias_rows(self, m: Matrix) -> int:
+        """Marlin's padded rows, else the layer's own."""
         return marlin_padded(m.n, m.k, self._group)[0] if self.on_marlin(m.capability) else m.n
 
     @property
@@ -182,6 +192,7 @@ class Fp8(Stored):
         return self.block[1] if self.scales == "block" else -1
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """weight [n, k] in e4m3; fp32 scales, one, [n] or [n / block, k / block], on Marlin in the model's dtype."""
         if self.scales == "block":
             self._check(m)
         if self.on_marlin(m.capability):
@@ -230,6 +241,7 @@ class Fp8(Stored):
                 raise _not_divisible("output_partition_size", part, f"block_n = {rows}")
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 [count, up, hidden] and w2 [count, hidden, width] in e4m3, the scales of each as for a matrix."""
         if self.scales == "block" and self.must_divide == "nothing":
             s = s.padded(round_up(s.width, self.block[0]), round_up(s.hidden, self.block[1]))
         block = self._expert_block(s) if self.scales == "block" else self.block
@@ -319,6 +331,7 @@ class Int8(Stored):
     bits = 8
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """weight [n, k] in int8, scales in fp32; asymmetric activations add azp_adj [n], static ones their scale."""
         yield "weight", m.n * m.k
         # Per-tensor scales of fused parts are spread over their rows.
         yield "weight_scale", FP32 * (m.n if self.per_channel or len(m.rows) > 1 else 1)
@@ -330,6 +343,7 @@ class Int8(Stored):
             yield "azp_adj", INT32 * m.n
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 [count, up, hidden] and w2 [count, hidden, width] in int8, an fp32 scale per output channel."""
         w13, w2 = s.weights(8)
         yield "w13_weight", w13
         yield "w2_weight", w2
@@ -359,12 +373,15 @@ class Packed(Stored):
 
     @property
     def bits(self) -> float:  # type: ignore[override]
+        """Of the checkpoint: 4 or 8, for some methods others."""
         return self.width
 
     def shape(self, m: Matrix) -> PackedShape:
+        """What the choice of a kernel looks at."""
         return PackedShape(m.n, m.k, m.full_k, self.width, self.group, self.zero_points, m.at.dtype)
 
     def kernel(self, m: Matrix) -> str:
+        """The kernel that vLLM picks. Raises Refusal, with vLLM's reasons, where none takes the shape."""
         shape = self.shape(m)
         kernel = kernels.packed_kernel(shape, m.capability)
         if not kernels.is_kernel(kernel):
@@ -378,9 +395,11 @@ class Packed(Stored):
         return kernel
 
     def bias_rows(self, m: Matrix) -> int:
+        """Marlin's padded rows, else the layer's own."""
         return marlin_padded(m.n, m.k, self.group)[0] if self.kernel(m) == "marlin" else m.n
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """qweight [n, k] packed into int32, scales [n, groups] in the model's dtype, zeros if the kernel keeps them."""
         kernel = self.kernel(m)
         n, k, groups = m.n, m.k, self.shape(m).groups
         if kernel == "marlin":
@@ -396,6 +415,7 @@ class Packed(Stored):
             yield "weight_shape", 16
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 and w2 packed into int32, scales per group in the model's dtype; as moe_wna16.py where Marlin cannot."""
         if not kernels.marlin_experts(s.hidden, s.width, self.group):
             yield from self._fallback_stack(s)
             return
@@ -442,6 +462,7 @@ class PackedFp8Activations(Packed):
     min_capability: ClassVar[int] = kernels.HOPPER
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """weight [n, k / 2], eight copies of an fp8 scale per 128 inputs, an fp32 scale per output channel."""
         if m.n % 128 or m.k % 128 or self.group != 128 or m.capability != kernels.HOPPER:
             raise Refusal(
                 "no_wna16_kernel",
@@ -456,6 +477,7 @@ class PackedFp8Activations(Packed):
         yield "weight_shape", 16
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """As for a matrix, of each expert. Raises Refusal where a size is no multiple of 256."""
         for what, size in (("intermediate_size_per_partition", s.width), ("hidden_size", s.hidden)):
             if size % 256:
                 raise Refusal("w4a8_experts_shape", f"{what}={size} must be divisible by 256", "--tensor-parallel-size")
@@ -484,6 +506,7 @@ class Awq(Packed):
     """AWQ: packed integers that fall back to AWQ's own layout where Marlin has no kernel (auto_awq.py)."""
 
     def kernel(self, m: Matrix) -> str:
+        """Marlin's where it takes the shape, else AWQ's own. Raises Refusal where that is not aligned either."""
         shape = self.shape(m)
         if m.capability is None:
             return "plain"
@@ -523,15 +546,19 @@ class BlockFloat(Stored):
 
     @property
     def bits(self) -> float:  # type: ignore[override]
+        """Of the checkpoint: 4 or 8."""
         return self.width
 
     def on_marlin(self, capability: int | None) -> bool:
+        """Before Blackwell no card computes in these formats: Marlin reads them as weights only."""
         return capability is not None and capability < kernels.BLACKWELL
 
     def bias_rows(self, m: Matrix) -> int:
+        """Marlin's padded rows, else the layer's own."""
         return marlin_padded(m.n, m.k, self.group)[0] if self.on_marlin(m.capability) else m.n
 
     def matrix(self, m: Matrix) -> Iterator[Named]:
+        """weight [n, k] in 4 or 8 bits, a one-byte scale per group [n, k / group], and the fp32 scalars."""
         if m.k % self.group and self.whole_groups:
             raise Refusal(
                 "block_float_shape",
@@ -547,6 +574,7 @@ class BlockFloat(Stored):
             yield f"global_scale_{i}", FP32
 
     def stack(self, s: Stack) -> Iterator[Named]:
+        """w13 and w2 in 4 or 8 bits, a one-byte scale per group, and the fp32 scalars of each expert."""
         p = s.padded(round_up(s.width, self._expert_tile(s.hidden))) if self.on_marlin(s.capability) else s
         w13, w2 = p.weights(self.width)
         yield "w13_weight", w13

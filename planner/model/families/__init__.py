@@ -58,6 +58,7 @@ def conversion(suffix: str) -> Callable[[Callable[[Family], Family]], Callable[[
 
 
 def known_architectures() -> tuple[str, ...]:
+    """Every architecture that a family describes, under vLLM's names, sorted."""
     _load()
     return tuple(sorted(_registry))
 

@@ -196,6 +196,7 @@ class Rope:
     partial: float = 1.0
 
     def number(self, key: str, otherwise: float) -> float:
+        """A number of the rope parameters, or `otherwise` where the key is missing or no number."""
         value = self.parameters.get(key)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
 
@@ -408,6 +409,7 @@ def for_pooling(model: Model) -> Model:
 
 
 def kv_state(d: Dims, sliding_window: int | None = None) -> LayerState:
+    """The KV cache of a layer with these heads; sliding_window in tokens, None for full attention."""
     return KVAttention(heads=d.heads, kv_heads=d.kv_heads, head_size=d.head_dim, sliding_window=sliding_window)
 
 

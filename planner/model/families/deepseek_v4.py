@@ -47,9 +47,11 @@ class PaddedSinks:
 
     @property
     def parameters(self) -> int:
+        """One for each head."""
         return self.heads
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """A vector of 64 or 128 fp32 values."""
         yield Tensor(self.name, 4 * (64 if divide(self.heads, at.tp_size) <= 64 else 128))
 
 

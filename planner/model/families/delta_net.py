@@ -63,13 +63,16 @@ class DeltaNet:
 
     @property
     def keys(self) -> int:
+        """Width of all key heads."""
         return self.key_heads * self.key_dim
 
     @property
     def values(self) -> int:
+        """Width of all value heads."""
         return self.value_heads * self.value_dim
 
     def modules(self, prefix: str = "linear_attn") -> tuple[Module, ...]:
+        """Convolution, projections, per-head vectors and norm; inputs fused as the family's class fuses them."""
         qkvz = (self.keys, self.keys, self.values, self.values)
         return (
             unquantized(f"{prefix}.conv1d", self.kernel, 2 * self.keys + self.values),
@@ -102,6 +105,7 @@ class DeltaNet:
         )
 
     def recurrent(self, ssm_dtype: str = "auto") -> RecurrentState:
+        """What it keeps for a request: conv [kernel - 1, 2 keys + values] and ssm [value heads, value dim, key dim]."""
         conv = StateShape(shape=(self.kernel - 1, 2 * self.keys + self.values), split=1, role="conv")
         ssm = StateShape(shape=(self.value_heads, self.value_dim, self.key_dim), split=0, role="ssm", dtype=ssm_dtype)
         return RecurrentState(type="gdn_attention", states=(conv, ssm))
@@ -111,6 +115,7 @@ class DeltaNetGates(Linear):
     """in_proj_ba of Qwen3.5, which vLLM replicates under AWQ and GPTQ: its shards would be too small for Marlin."""
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """As a linear layer's; whole on every rank where the quantization has Marlin kernels alone."""
         whole = at.capability is not None and at.quantization is not None and at.quantization.name in _MARLIN_ONLY
         return super().tensors(replace(at, tp_size=1) if whole else at)
 

@@ -126,6 +126,7 @@ def _default_positions(config: Config) -> int:
 
 
 def attention_bias(config: Config) -> bool:
+    """Whether q, k and v have biases: `attention_bias`, or InternLM's older `bias` (models/llama.py)."""
     return config.bool("attention_bias", default=False) or config.bool("bias", default=False)
 
 
@@ -141,11 +142,13 @@ def headless(config: Config, name: str, build: Callable[[Config, str], Model]) -
 
 @family("LlamaModel", "MistralModel")
 def llama_model(config: Config, name: str) -> Model:
+    """LlamaModel as an encoder: no lm_head."""
     return headless(config, name, llama)
 
 
 @family("Qwen2Model")
 def qwen2_model(config: Config, name: str) -> Model:
+    """Qwen2Model as an encoder: no lm_head."""
     return headless(config, name, qwen2)
 
 

@@ -142,6 +142,7 @@ _HEADS: tuple[tuple[frozenset[str], _Head], ...] = (
 
 
 def whole(name: str, inputs: int, outputs: int, *, quantizable: bool = True) -> Linear:
+    """A ReplicatedLinear [outputs, inputs]: whole on every rank."""
     return Linear(name=name, inputs=inputs, outputs=(outputs,), split="none", group="other", quantizable=quantizable)
 
 

@@ -178,6 +178,7 @@ def bert_classifier(config: Config, name: str) -> Model:
 
 @family("BertForTokenClassification")
 def bert_tagger(config: Config, name: str) -> Model:
+    """BertForTokenClassification: a classifier over each token."""
     return _bert(config, name, "bert", _head("classifier", _labels(config), config.int("hidden_size")))
 
 
@@ -250,6 +251,7 @@ def _modernbert_caches(config: Config, head_dim: int) -> tuple[Weight, ...]:
 
 @family("ModernBertModel")
 def modernbert(config: Config, name: str) -> Model:
+    """ModernBertModel without a head."""
     return _modernbert(config, name, "")
 
 

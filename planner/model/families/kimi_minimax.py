@@ -36,6 +36,7 @@ class TimeWeight(Weight):
     """
 
     def tensors(self, at: Placement) -> Iterator[Tensor]:
+        """In fp32 beside most quantizations, which do not cast it; else in the model's dtype."""
         uncast = at.quantization is not None and at.quantization.name != "compressed-tensors"
         yield from super().tensors(replace(at, dtype="float32") if uncast else at)
 

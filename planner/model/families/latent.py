@@ -52,6 +52,7 @@ class Latent:
     value: int
 
     def state(self, index_head_dim: int | None = None) -> MLAttention:
+        """Its latent KV cache; index_head_dim is that of DeepSeek V3.2's sparse indexer."""
         return MLAttention(
             heads=self.heads,
             kv_lora_rank=self.kv_lora,
@@ -63,6 +64,7 @@ class Latent:
 
 
 def latent(config: Config) -> Latent:
+    """Reads MLA's keys. Raises InputError, naming the key, for one that is missing or wrong."""
     return Latent(
         hidden=config.int("hidden_size"),
         heads=config.int("num_attention_heads"),
@@ -115,10 +117,12 @@ def mla_attention(
 
 
 def whole(name: str, inputs: int, *outputs: int) -> Linear:
+    """A ReplicatedLinear: whole on every rank."""
     return Linear(name=name, inputs=inputs, outputs=outputs, split="none", group="attention")
 
 
 def column(name: str, inputs: int, *outputs: int) -> Linear:
+    """A ColumnParallelLinear: its rows are divided by tp."""
     return Linear(name=name, inputs=inputs, outputs=outputs, split="column", group="attention")
 
 

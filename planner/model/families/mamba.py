@@ -43,6 +43,7 @@ class Mamba1:
     """Of the time step, B and C; plain ones have no parameter, but vLLM keeps a tensor of ones for each."""
 
     def modules(self, prefix: str = "mixer") -> tuple[Module, ...]:
+        """Convolution, projections, A, D (mamba_mixer.py), and the norms of dt, B and C where there are any."""
         rank, state = self.time_step_rank, self.state
         kind: Kind = "param" if self.norms == "weighted" else "attr"
         norms = tuple(
@@ -67,6 +68,7 @@ class Mamba1:
         )
 
     def recurrent(self) -> RecurrentState:
+        """What it keeps for a request: conv [kernel - 1, intermediate] and ssm [intermediate, state]."""
         conv = StateShape(shape=(self.kernel - 1, self.intermediate), split=1, role="conv", grows=False)
         ssm = StateShape(shape=(self.intermediate, self.state), split=0, role="ssm")
         return RecurrentState(type="mamba1", states=(conv, ssm))
@@ -92,6 +94,7 @@ class Groups(Heads):
     """Mamba 2's groups: divided by tensor parallelism, or replicated where there is only one."""
 
     def local(self, tp: int) -> int:
+        """Groups on one rank: one group is replicated. Raises Refusal where tp does not divide several."""
         if self.count % tp and self.count != 1:
             raise Refusal(
                 "mamba_groups_not_divisible",
@@ -117,6 +120,7 @@ class Mamba2:
     gated_norm: bool = True
 
     def modules(self, prefix: str = "mixer") -> tuple[Module, ...]:
+        """Convolution, projections, per-head vectors and the gated norm (mamba_mixer2.py)."""
         group = Groups(count=self.groups, size=self.state)
         in_proj = Linear(
             name=f"{prefix}.in_proj",
@@ -147,6 +151,7 @@ class Mamba2:
         return Weight(name=name, shape=(self.heads,), split=0, dtype=dtype, group="attention")
 
     def recurrent(self, ssm_dtype: str = "auto") -> RecurrentState:
+        """Kept for a request: conv [kernel - 1, intermediate + 2 groups x state], ssm [heads, head dim, state]."""
         conv = StateShape(
             shape=(self.kernel - 1, self.intermediate),
             split=1,

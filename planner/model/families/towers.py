@@ -28,6 +28,7 @@ def linear(
     packed: tuple[str, ...] = (),
     quantizable: bool = True,
 ) -> Linear:
+    """A linear layer of an encoder, counted under `vision`."""
     return Linear(
         name=name,
         inputs=inputs,
@@ -41,10 +42,12 @@ def linear(
 
 
 def weight(name: str, *shape: int) -> Weight:
+    """A parameter of an encoder in the model's dtype, whole on every rank."""
     return Weight(name=name, shape=shape, group="vision")
 
 
 def buffer(name: str, *shape: int, dtype: str | None = None) -> Weight:
+    """What an encoder registers beside its parameters, whole on every rank; dtype None is the model's."""
     return Weight(name=name, shape=shape, kind="buffer", dtype=dtype, group="vision")
 
 
@@ -60,6 +63,7 @@ def biased(name: str, *shape: int) -> Modules:
 
 
 def heads_of(config: Config, hidden: int, key: str = "num_attention_heads") -> Heads:
+    """The attention heads of an encoder. Raises InputError where they do not divide its hidden size."""
     heads = config.int(key)
     if hidden % heads:
         raise config.error(key, f"= {heads} does not divide the encoder's hidden size {hidden}; correct one of them")
@@ -67,6 +71,7 @@ def heads_of(config: Config, hidden: int, key: str = "num_attention_heads") -> H
 
 
 def qkv(name: str, hidden: int, heads: Heads, *, bias: bool = True, packed: tuple[str, ...] = ()) -> Linear:
+    """QKVParallelLinear of an encoder, whose heads are as many for k and v as for q."""
     return linear(name, hidden, hidden, heads, heads, split="column", bias=bias, packed=packed)
 
 
@@ -80,6 +85,7 @@ def fc(prefix: str, names: tuple[str, str], hidden: int, width: int, *, quantiza
 
 
 def blocks(prefix: str, count: int, modules: Iterable[Module]) -> Repeated:
+    """The blocks of an encoder, `prefix` + "0." first."""
     return Repeated(name=prefix, count=count, modules=tuple(modules))
 
 

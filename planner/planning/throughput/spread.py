@@ -27,10 +27,12 @@ class Spread:
     """The median of |predicted / measured - 1|."""
 
     def range_of(self, predicted: float) -> tuple[float, float]:
+        """Where nine of ten measured servers of the class would lie around a prediction, in its unit."""
         return predicted * self.low, predicted * self.high
 
 
 def class_of(generation: str, *, experts: bool) -> str:
+    """The key of the measured spreads: the card's generation, and whether the model has experts."""
     return f"{generation}/{'experts' if experts else 'dense'}"
 
 

@@ -37,6 +37,7 @@ class StepTime:
 
     @property
     def total(self) -> Array:
+        """Seconds of the whole step."""
         return self.weights + self.kv + self.compute + self.communication + self.overhead
 
 
