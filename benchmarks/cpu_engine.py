@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from planner.engine.launch import Listener, launch
-from planner.hardware.cpu_speed import measure
+from planner.hardware.cpu_speed import CpuSpeed, measured_again
 from planner.planning.throughput import predict
 from planner.request import Workload, prepare
 from planner.validate.trial import Options, for_device, trial_of
@@ -76,18 +76,16 @@ class Clock:
         return seconds
 
 
-def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], tuple[float, float]]:
-    """One launch at every concurrency; (GB/s, bf16 TFLOP/s) that it was predicted with."""
+def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], CpuSpeed]:
+    """One launch at every concurrency, and what it was predicted with."""
     request = {"model": model, "gpu": "cpu", "max_model_len": 1024, "max_num_seqs": 32, **asked}
     inputs = for_device(prepare(request), "cpu")
     load = Options(device="cpu", concurrency=CONCURRENCIES, input_len=INPUT_LEN, output_len=OUTPUT_LEN, rounds=ROUNDS)
     trial = trial_of(model, inputs, load)
     if trial.spec is None:
         raise SystemExit(trial.obstacle)
-    speed, clock = measure(), Clock()
+    speed, clock = measured_again(), Clock()
     measurement = launch(trial.spec, listener=Listener(on_progress=lambda _: None, on_event=clock))
-    bandwidth, tflops = speed.of_rank(1)
-    inputs = replace(inputs, gpu=replace(inputs.gpu, bandwidth_gbs=bandwidth, tflops={"bf16": tflops}))
     rows = []
     for number, result in enumerate(measurement.loads):
         workload = Workload(concurrency=result.load.concurrency, input_len=INPUT_LEN, output_len=OUTPUT_LEN)
@@ -104,7 +102,7 @@ def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], tuple[float,
                 share=median(shares) / threads,
             )
         )
-    return rows, (bandwidth, tflops)
+    return rows, speed
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -126,7 +124,8 @@ def main() -> None:
         for model, asked in MODELS:
             found, speed = compared(model, asked)
             rows += found
-            print(f"{model}: {speed[0]:.1f} GB/s, {speed[1]:.3f} bf16 TFLOP/s")
+            for name, kernel in (("linear layers", speed.linear), ("experts", speed.experts)):
+                print(f"{model}: a thread's {name} {kernel.gbs:.1f} GB/s, {kernel.tflops:.3f} bf16 TFLOP/s")
             for row in found:
                 print(
                     f"  {row.concurrency:3} at once: {row.predicted:.1f} predicted, {row.measured:.1f} measured "
@@ -141,9 +140,9 @@ def main() -> None:
 _ABOUT = [
     "Made by `python -m benchmarks.cpu_engine --write`: output tokens/s of vLLM's CPU engine with dummy weights, for",
     f"requests of {INPUT_LEN} tokens in and {OUTPUT_LEN} out; medians of {LAUNCHES} launches, and the largest error of",
-    "any. Predicted from the bandwidth and FLOP/s that the machine had just before each launch",
-    "(planner/hardware/cpu_speed.py); one constant was fitted on the first row. Measured: tokens over the time",
-    "in which the engine's worker had its cores, since other programs ran on the machine too.",
+    "any. Predicted from what vLLM's kernels for linear layers and experts achieved on the machine just before each",
+    "launch (planner/hardware/kernel_speed.py); nothing is fitted on these rows. Measured: tokens over the time in",
+    "which the engine's worker had its cores, since other programs may run on the machine too.",
 ]
 
 

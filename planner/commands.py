@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +159,7 @@ def progress() -> Iterator[Any]:
     def show(text: str) -> None:
         nonlocal last
         if text != last:
-            print(f"  … {printable(text)}", file=sys.stderr, flush=True)
+            click.echo(f"  … {printable(text)}", err=True)  # one write: launches side by side report at once
             last = text
 
     yield show

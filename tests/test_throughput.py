@@ -449,15 +449,28 @@ def test_the_cpu_s_speed_is_measured_once_and_remembered(tmp_path, monkeypatch):
     cpu_speed.cpu_speed.cache_clear()
     first = cpu_speed.cpu_speed()
     assert 0.5 < first.bandwidth_gbs < 3000
-    assert 0.001 < first.bf16_tflops < 500
+    for kernel in (first.linear, first.experts):
+        assert 0.1 < kernel.gbs < 3000
+        assert 0.001 < kernel.tflops < 500
+    assert first.by_engine
     monkeypatch.setattr(cpu_speed, "measure", lambda: pytest.fail("it was measured again"))
     cpu_speed.cpu_speed.cache_clear()
     assert cpu_speed.cpu_speed() == first
     cpu_speed.cpu_speed.cache_clear()
 
 
+def test_a_cpu_without_the_engine_is_measured_with_numpy(monkeypatch):
+    monkeypatch.setattr(cpu_speed, "_KERNEL_SPEED", Path("missing.py"))
+    speed = cpu_speed.measure()
+    assert not speed.by_engine
+    assert speed.linear == speed.experts
+    assert 0.1 < speed.linear.gbs < 3000
+    assert 0.001 < speed.linear.tflops < 500
+
+
 def test_a_cpu_rank_keeps_a_core_free_for_the_scheduler():
-    speed = cpu_speed.CpuSpeed(bandwidth_gbs=100.0, core_bandwidth_gbs=20.0, fp32_tflops=0.8, bf16_tflops=1.6, cores=8)
-    assert speed.of_rank(1) == pytest.approx((100.0, 1.4))
-    assert speed.of_rank(2) == pytest.approx((50.0, 0.6))
-    assert replace(speed, cores=2).of_rank(1) == pytest.approx((20.0, 0.8))
+    kernel = cpu_speed.KernelSpeed(gbs=20.0, tflops=0.2)
+    speed = cpu_speed.CpuSpeed(bandwidth_gbs=100.0, linear=kernel, experts=kernel, cores=8, by_engine=True)
+    assert speed.of_rank(1, kernel) == pytest.approx((100e9, 1.4e12))
+    assert speed.of_rank(2, kernel) == pytest.approx((50e9, 0.6e12))
+    assert replace(speed, cores=2).of_rank(1, kernel) == pytest.approx((20e9, 0.2e12))

@@ -138,6 +138,7 @@ def test_second_interrupt_does_not_stop_the_cleaning_up(tmp_path):
     assert not marked()
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]])
 def test_a_signal_ends_the_command_and_its_engines(tmp_path, signals):
     """Two launches side by side, in threads: both end, and the history says so."""

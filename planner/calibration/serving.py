@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.calibration.serving_fit import CPU, FOLDS, Predictor, batch_of, fit_constants, fold_of, prior
+from planner.calibration.serving_fit import FOLDS, Predictor, batch_of, fit_constants, fold_of, prior
 from planner.calibration.serving_rows import FILES, Case
 from planner.planning.throughput.predict import predict
 from planner.planning.throughput.rates import CONSTANTS, constants_file, generation
@@ -63,7 +63,7 @@ def fit_file(cases: Sequence[Case], on_progress: Callable[[str], None] = lambda 
     judged = judge(cases, fitted)
     return {
         "about": "Constants of planner/planning/throughput; made by vllm-fit fit-constants --serving --write.",
-        "values": {**values, **CPU},
+        "values": values,
         "folds": fitted,
         "errors": {name: round(error, 3) for name, error in headline(judged).items()},
         "spread": spreads(judged),

@@ -54,15 +54,11 @@ PRIORS: Mapping[str, tuple[float, float]] = {
     "step_us.v0": (2500.0, 0.7),
     "step_us.v1": (1000.0, 0.7),
     "step_us.async": (500.0, 0.7),
-    "step_us.cpu": (4000.0, 0.7),
     "sequence_us": (10.0, 0.7),
     "first_token_ms": (10.0, 0.7),
     "crowd": (0.05, 0.7),
 }
 """Where a constant starts, and how far the logarithm may move from there (one standard deviation)."""
-CPU: Mapping[str, float] = {"bandwidth@cpu": 0.6}
-"""Of vLLM's CPU engine, from one measurement: Qwen2.5-0.5B, one request at once (benchmarks/cpu_engine.py, whose other
-five measurements check it)."""
 _DEVIATION = (1.0, 0.15)
 """The prior of a generation's or a kernel's deviation."""
 _HOST_DEVIATION = (1.0, 0.6)

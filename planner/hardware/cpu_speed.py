@@ -1,10 +1,9 @@
-"""What this machine's CPU can do: memory bandwidth and FLOP/s, measured in about a second and remembered.
+"""What this machine's CPU can do: memory bandwidth and FLOP/s, measured in a few seconds and remembered.
 
-The figures take the place of a data sheet's for the prediction of a CPU engine. Bandwidth: every core sums an array,
-all together far larger than the caches (numpy lets go of the interpreter lock), and its fastest pass counts.
-FLOP/s: float32 matrix products on numpy's BLAS, and from them those in bf16 by the instructions that the CPU has.
-Every core does its own, in a process whose BLAS has one thread: threads of one product wait for each other, and where
-other programs run, that wait is what would be measured.
+The figures take the place of a data sheet's for the prediction of a CPU engine. Where vLLM's CPU engine is installed,
+its own kernels are timed (kernel_speed.py): what they achieve, so that no constant has to say which part of a peak that
+is. Elsewhere numpy's reading and products stand in, and the prediction is called assumed.
+Other programs take time from every measurement: the fastest of short passes counts.
 """
 
 from __future__ import annotations
@@ -29,65 +28,105 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_VERSION = 4
+_VERSION = 5
 _BYTES = 256 << 20
 """Read in one pass by all cores: beyond the last-level cache of nearly every machine."""
 _PASSES = 8
 _SLICE = 16 << 20
+_KERNEL_SPEED = Path(__file__).parent / "kernel_speed.py"
 
-_BF16_FACTOR = (("amx_bf16", 8.0), ("avx512_bf16", 1.6), ("avx512f", 0.9), ("asimd", 1.0))
+_BF16_FACTOR = (("amx_bf16", 8.0), ("avx512_bf16", 2.0), ("avx512f", 0.9), ("asimd", 1.0))
 """bf16 rate over float32's, by a flag of the CPU, the first found; oneDNN converts where there is no instruction."""
 _BF16_DEFAULT = 0.7
+_READING = 0.5
+"""Which part of numpy's reading a linear layer with one token achieves, where that cannot be measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpeed:
+    """Of one thread, in bf16."""
+
+    gbs: float
+    """Reading weights for one token, GB/s (10^9)."""
+    tflops: float
+    """With many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CpuSpeed:
-    """Measured rates of this machine, of all cores together where nothing else is said."""
+    """Measured rates of this machine."""
 
     bandwidth_gbs: float
-    """Reading memory, GB/s (10^9)."""
-    core_bandwidth_gbs: float
-    """The same of one core while the others rest."""
-    fp32_tflops: float
-    bf16_tflops: float
-    """Derived from fp32_tflops."""
+    """Reading memory with all cores, GB/s (10^9)."""
+    linear: KernelSpeed
+    experts: KernelSpeed
     cores: int
+    by_engine: bool
+    """By vLLM's own kernels, not by numpy."""
 
-    def of_rank(self, ranks: int) -> tuple[float, float]:
-        """(GB/s, bf16 TFLOP/s) of one of so many ranks: each gets its part of the cores and keeps one free of them for
+    def of_rank(self, ranks: int, kernel: KernelSpeed) -> tuple[float, float]:
+        """(bytes/s, FLOP/s) of one of so many ranks: each gets its part of the cores and keeps one free of them for
         the scheduler (vllm/utils/ompmultiprocessing.py)."""
         threads = max(1, self.cores // ranks - 1)
-        bandwidth = min(threads * self.core_bandwidth_gbs, max(self.bandwidth_gbs, self.core_bandwidth_gbs) / ranks)
-        return bandwidth, self.bf16_tflops * threads / self.cores
+        gbs = min(threads * kernel.gbs, max(self.bandwidth_gbs, kernel.gbs) / ranks)
+        return 1e9 * gbs, 1e12 * threads * kernel.tflops
 
 
 @cache
 def cpu_speed() -> CpuSpeed:
     """Measured now, or when this machine was last asked."""
-    path = _cache_path()
-    key = _key()
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["key"] == key:
-            return CpuSpeed(**stored["speed"])
-    speed = measure()
+        stored = json.loads(_cache_path().read_text(encoding="utf-8"))
+        if stored["key"] == _key():
+            speed = stored["speed"]
+            return CpuSpeed(**{**speed, **{name: KernelSpeed(**speed[name]) for name in ("linear", "experts")}})
+    return _remembered(measure())
+
+
+def measured_again() -> CpuSpeed:
+    """For a measurement that what the machine can do at this moment matters to."""
+    cpu_speed.cache_clear()
+    return _remembered(measure())
+
+
+def _remembered(speed: CpuSpeed) -> CpuSpeed:
+    path = _cache_path()
     with suppress(OSError, InputError):  # a read-only home is no reason to fail
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"key": key, "speed": asdict(speed)}) + "\n")
+        write_text(path, json.dumps({"key": _key(), "speed": asdict(speed)}) + "\n")
     return speed
 
 
 def measure() -> CpuSpeed:
     """The benchmark itself."""
     cores = usable_cores()
-    fp32 = _fp32_tflops(cores)
+    kernels = _kernel_speed(max(1, cores - 1))
+    if kernels is None:
+        tflops = _fp32_tflops(cores) / cores * _bf16_factor(cpu_flags())
+        assumed = KernelSpeed(gbs=round(_READING * _bandwidth(1), 2), tflops=round(tflops, 4))
+    linear, experts = kernels or (assumed, assumed)
     return CpuSpeed(
         bandwidth_gbs=round(_bandwidth(cores), 2),
-        core_bandwidth_gbs=round(_bandwidth(1), 2),
-        fp32_tflops=round(fp32, 4),
-        bf16_tflops=round(fp32 * _bf16_factor(cpu_flags()), 4),
+        linear=linear,
+        experts=experts,
         cores=cores,
+        by_engine=kernels is not None,
     )
+
+
+def _kernel_speed(threads: int) -> tuple[KernelSpeed, KernelSpeed] | None:
+    """Linear layers' and experts', by so many threads; None where vLLM for CPUs is not installed."""
+    command = [sys.executable, str(_KERNEL_SPEED), str(threads)]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        answer = json.loads(found.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    linear, experts = (
+        KernelSpeed(gbs=round(answer[name][0] / threads / 1e9, 2), tflops=round(answer[name][1] / threads / 1e12, 4))
+        for name in ("linear", "experts")
+    )
+    return linear, experts
 
 
 def usable_cores() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
-from planner.planning.throughput.rates import Rates, constants, generation, rate_table, rates_of
+from planner.planning.throughput.rates import Rates, generation, rates_for
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
 from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, first_of, steady
 from planner.planning.throughput.step import StepTime
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from planner.engine.defaults import Engine
-    from planner.hardware.catalogue import Gpu
     from planner.memory.budget import Estimate
     from planner.request import Inputs, Workload
 
@@ -199,18 +198,16 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
     """The numbers of this launch. InputError where the card's bandwidth is not known."""
     engine = estimate.engine
     assert engine is not None
-    gpu = _measured_cpu(inputs.gpu, engine)
     work, kernels = work_of(estimate, inputs.quantization)
-    table = rate_table(gpu, engine, kernels)
-    known = any(f"bandwidth@{generation(gpu)}" == name for name in constants())
+    rates, known = rates_for(inputs.gpu, engine, kernels)
     return Speed(
         work=work,
-        rates=rates_of(table, constants()),
+        rates=rates,
         limits=limits_of(inputs, estimate, workload.mean_len),
         replicas=engine.data_parallel_size,
         gpus=engine.gpus_per_replica * engine.data_parallel_size,
         basis="fitted" if known else "assumed",
-        spreads=spreads_of(class_of(generation(gpu), experts=bool(work.expert_layers))),
+        spreads=spreads_of(class_of(generation(inputs.gpu), experts=bool(work.expert_layers))),
     )
 
 
@@ -250,16 +247,6 @@ def requests_that_fit(inputs: Inputs, estimate: Estimate, mean_len: float) -> fl
     length = max(1, round(mean_len))
     points = concurrency_curve(estimate.model, engine, inputs.gpu, room, [length], checkpoint_kv_dtype=own)
     return points[0][2] if points else inf
-
-
-def _measured_cpu(gpu: Gpu, engine: Engine) -> Gpu:
-    """A CPU has no data sheet here: its rates are measured, once a machine; those of one rank."""
-    if gpu.kind != "cpu" or gpu.bandwidth_gbs is not None:
-        return gpu
-    from planner.hardware.cpu_speed import cpu_speed
-
-    bandwidth, tflops = cpu_speed().of_rank(engine.gpus_per_replica * engine.data_parallel_size)
-    return replace(gpu, bandwidth_gbs=bandwidth, tflops={"bf16": tflops})
 
 
 def load_of(workload: Workload, replicas: NDArray[np.float64]) -> Load:

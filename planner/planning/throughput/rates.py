@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import inf, log2
 from pathlib import Path
@@ -120,6 +120,38 @@ def generation(gpu: Gpu) -> str:
     return _AMD.get(gpu.compute_capability or "", "other")
 
 
+def rates_for(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bool]:
+    """And whether such cards, or this CPU, were measured. InputError where the card's bandwidth is not known."""
+    if gpu.kind == "cpu":
+        return _rates_of_cpu(gpu, engine, kernels)
+    return rates_of(rate_table(gpu, engine, kernels), constants()), f"bandwidth@{generation(gpu)}" in constants()
+
+
+def _rates_of_cpu(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bool]:
+    """A CPU has no data sheet here: what its kernels achieve is measured, once a machine. What else a step takes, the
+    host's part, is taken from engines on GPUs. And whether the kernels were vLLM's own."""
+    from planner.hardware.cpu_speed import cpu_speed
+
+    speed = cpu_speed()
+    ranks = engine.gpus_per_replica * engine.data_parallel_size
+    bandwidth, flops = speed.of_rank(ranks, speed.linear)
+    expert_bandwidth, expert_flops = speed.of_rank(ranks, speed.experts)
+    nominal = replace(gpu, bandwidth_gbs=bandwidth / 1e9, tflops={"bf16": flops / 1e12})
+    rates = replace(
+        rates_of(rate_table(nominal, engine, kernels), constants()),
+        attention_bandwidth=bandwidth,
+        mlp_bandwidth=bandwidth,
+        head_bandwidth=bandwidth,
+        kv_bandwidth=bandwidth,
+        expert_bandwidth=expert_bandwidth,
+        attention_flops=flops,
+        mlp_flops=flops,
+        head_flops=flops,
+        expert_flops=expert_flops,
+    )
+    return rates, speed.by_engine
+
+
 def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
     """Every field of Rates for this card, engine and kernels."""
     gen = generation(gpu)
@@ -219,8 +251,6 @@ def _link(gpu: Gpu, engine: Engine) -> tuple[str, float]:
 
 def _era(engine: Engine) -> str:
     """Which engine loop: V0 scheduled on the critical path, V1 overlaps part, asynchronous scheduling most of it."""
-    if engine.on_cpu:
-        return "cpu"
     if engine.vllm_version < (0, 8):
         return "v0"
     return "async" if engine.async_scheduling else "v1"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.planning.throughput.predict import load_of
-from planner.planning.throughput.rates import Rates, constants, rate_table, rates_of
+from planner.planning.throughput.rates import Rates, rates_for
 from planner.planning.throughput.steady import Limits, at_rate, steady
 from planner.planning.throughput.work import Work, work_of_launch
 
@@ -56,7 +56,7 @@ class SpeedTable:
         """Rows of one launch. InputError where the card's bandwidth is not known."""
         work, kernels = work_of_launch(inputs.model, engine, stages, kv_dtype, inputs.quantization)
         self._work.append(work)
-        self._rates.append(rates_of(rate_table(inputs.gpu, engine, kernels), constants()))
+        self._rates.append(rates_for(inputs.gpu, engine, kernels)[0])
         self._rows.append(rows)
         self._replicas.append(engine.data_parallel_size)
 
