@@ -13,7 +13,7 @@ from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.planning.throughput.rates import Rates, generation, rates_for
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
-from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, first_of, steady
+from planner.planning.throughput.steady import Limits, Load, Steady, rate_grid, steady, taken
 from planner.planning.throughput.step import StepTime
 from planner.planning.throughput.work import Work, work_of
 
@@ -152,24 +152,30 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
         return None
     speed = speed_of(inputs, estimate, workload)
     load = load_of(workload, np.array([float(speed.replicas)]))
-    sustained = True
-    if workload.request_rate is not None:
-        rate = workload.request_rate / speed.replicas
-        load = at_rate(speed.work, speed.rates, speed.limits, load, np.array([rate]))
-    # This load and the curve that the knee is on, at once: a call costs more than its arithmetic.
+    rate = None if workload.request_rate is None else workload.request_rate / speed.replicas
+    asked = np.asarray(load.concurrency) if rate is None else rate_grid(speed.limits)
+    # What is asked and the curve that the knee is on, at once: a call costs more than its arithmetic.
     curve_at = np.array(_default_concurrencies(speed), dtype=float) / speed.replicas
-    loads = replace(load, concurrency=np.append(load.concurrency, curve_at))
-    every = steady(speed.work, speed.rates, speed.limits, loads)
-    points, found = _points(every, loads, speed), first_of(every)
-    if workload.request_rate is not None:
-        sustained = bool(found.requests_per_s[0] >= 0.98 * workload.request_rate / speed.replicas)
+    concurrency = np.append(asked, curve_at)
+    every = steady(speed.work, speed.rates, speed.limits, replace(load, concurrency=concurrency))
+    place, sustained = 0, True
+    if rate is not None:
+        served = every.requests_per_s[: asked.size]
+        place = int(np.argmax(served >= rate)) if served.max() >= rate else asked.size - 1
+        sustained = bool(served[place] >= 0.98 * rate)
+
+    def at(places: NDArray[np.int64]) -> tuple[Steady, Load]:
+        return taken(every, places, concurrency.shape), replace(load, concurrency=concurrency[places])
+
+    found, load = at(np.array([place]))
+    points = _points(*at(np.arange(asked.size, concurrency.size)), speed)
     shares = _shares(found.decode)
     return Throughput(
-        point=points[0],
+        point=_points(found, load, speed)[0],
         gpus=speed.gpus,
         decode_shares=shares,
         bound_by=_bound_by(shares, found, speed, load, sustained=sustained),
-        knee=knee(points[1:]),
+        knee=knee(points),
         basis=speed.basis,
         workload=workload.to_dict(),
         spreads=speed.spreads,

@@ -72,20 +72,16 @@ class Steady:
     mixed: StepTime
 
 
-def first_of(found: Steady) -> Steady:
-    """The first of several loads, alone."""
-    return _first(found, found.requests_per_s.shape)
-
-
 _Found = TypeVar("_Found", Steady, StepTime)
 
 
-def _first(found: _Found, shape: tuple[int, ...]) -> _Found:
+def taken(found: _Found, places: NDArray[np.int64], shape: tuple[int, ...]) -> _Found:
+    """Some of the loads that were computed together; `shape` is that of all."""
     values: dict[str, Any] = {}
     for f in fields(found):
         value = getattr(found, f.name)
         nested = isinstance(value, StepTime)
-        values[f.name] = _first(value, shape) if nested else np.broadcast_to(value, shape)[:1]
+        values[f.name] = taken(value, places, shape) if nested else np.broadcast_to(value, shape)[places]
     return type(found)(**values)
 
 
@@ -233,26 +229,28 @@ def at_rate(
 ) -> Load:
     """The load with the concurrency that a request rate (requests/s of one replica) leads to; NaN leaves it alone.
 
-    Found by section, since the rate served rises with the concurrency until the engine is saturated. `requests`: of a
-    short run, whose last request ends a latency after the last has come: fewer are at once on average.
+    Found by halves of `rate_grid`, since the rate served rises with the concurrency until the engine is saturated.
+    `requests`: of a short run, whose last request ends a latency after the last has come: fewer are at once on average.
     """
     wanted = np.atleast_1d(np.asarray(request_rate, dtype=float))
-    most = np.minimum(np.minimum(limits.max_num_seqs, np.maximum(limits.fits, 1.0)), 4096.0)
-    high = np.array(np.broadcast_to(most, wanted.shape), dtype=float)
+    high = np.array(np.broadcast_to(_most_at_once(limits), wanted.shape), dtype=float)
     low = np.ones_like(high)
-    parts, rounds = _MANY_PARTS if wanted.size == 1 else _HALVES
-    steps = np.linspace(0.0, 1.0, parts + 1)[1:-1, None]
-    for _ in range(rounds):
-        between = low * (high / low) ** steps
+    for _ in range(_HALVINGS):
+        between = np.sqrt(low * high)
         served = steady(work, rates, limits, replace(load, concurrency=between)).requests_per_s
         missed = served * (1.0 / wanted + between / served / requests) < 1.0
-        edges = np.concatenate([low[None], between, high[None]])
-        at = missed.sum(axis=0)[None]
-        low, high = np.take_along_axis(edges, at, 0)[0], np.take_along_axis(edges, at + 1, 0)[0]
+        low, high = np.where(missed, between, low), np.where(missed, high, between)
     return replace(load, concurrency=np.where(np.isfinite(wanted), high, load.concurrency))
 
 
-_HALVES = (2, 9)
-"""(parts, rounds) of the section: to 2 % of the concurrency for a few hundred requests."""
-_MANY_PARTS = (400, 1)
-"""The same for one launch, where a call costs more than its arithmetic."""
+def rate_grid(limits: Limits) -> Array:
+    """For one launch, the concurrencies that `at_rate` chooses from: computing all at once takes less than halving."""
+    return np.asarray(_most_at_once(limits) ** np.linspace(0.0, 1.0, (1 << _HALVINGS) + 1)[1:])
+
+
+def _most_at_once(limits: Limits) -> Array:
+    return np.asarray(np.minimum(np.minimum(limits.max_num_seqs, np.maximum(limits.fits, 1.0)), 4096.0))
+
+
+_HALVINGS = 9
+"""To 2 % of the concurrency for a few hundred requests."""
