@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from planner.planning.goal import Goal
 from planner.request import prepare
 from planner.text import did_you_mean, nearest, printable
 from planner.units import GIB
+
+if TYPE_CHECKING:
+    from planner.planning.alternatives import Option
 
 
 def goal_of(
@@ -66,25 +69,28 @@ def run_fit(
     one_way: bool,
 ) -> int:
     """`vllm-fit fit`: 0 with a plan, 1 without. rungs: order and forbid. one_way: the number of engines is given."""
-    from planner.planning.alternatives import alternatives
     from planner.planning.replicas import fit_with_replicas
     from planner.planning.suggestions import suggestions
 
     inputs = prepare(request)
     plan = fit_with_replicas(inputs, goal, keep, **rungs, one_way=one_way)
     ideas = suggestions(plan.inputs, plan.goal, plan.estimate) if plan.met else ()
-    others = alternatives(inputs, goal.checked(inputs)) if show["alternatives"] else ()
-    saved = plan.to_dict()
-    saved["suggestions"] = [idea.to_dict() for idea in ideas]
+    others: Sequence[Option] = ()
     if show["alternatives"]:
-        saved["alternatives"] = [option.to_dict() for option in others]
-    text = json.dumps(saved, indent=2)
+        from planner.planning.alternatives import alternatives
+
+        others = alternatives(inputs, goal.checked(inputs))
+
+    def text() -> str:
+        more = {"alternatives": [option.to_dict() for option in others]} if show["alternatives"] else {}
+        return json.dumps({**plan.to_dict(), "suggestions": [idea.to_dict() for idea in ideas], **more}, indent=2)
+
     if output is not None:
         from planner.files import write_text
 
-        write_text(output, text + "\n")
+        write_text(output, text() + "\n")
     if form == "json":
-        click.echo(text)
+        click.echo(text())
     else:
         from planner.planning.text import alternatives_text, plan_text, splits_text, suggestions_text
 

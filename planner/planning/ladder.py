@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import Reason
@@ -84,8 +85,11 @@ class Plan:
     """Why no plan was found."""
     splits: tuple[Plan, ...] = ()
     """Other ways to use the same cards, this one among them (planner.planning.replicas)."""
-    speed: Throughput | None = None
-    """Of one engine with its part of the requests, where it was asked for."""
+
+    @cached_property
+    def speed(self) -> Throughput | None:
+        """Of one engine with its part of the requests; predicted when first asked for, since that needs numpy."""
+        return speed_of(self.inputs, self.goal, self.estimate) if self.estimate.fits else None
 
     @property
     def engines(self) -> int:
@@ -147,7 +151,7 @@ class Plan:
 
     @property
     def output_tokens_per_s(self) -> float:
-        """Predicted, of all engines; 0 where it was not asked for."""
+        """Predicted, of all engines; 0 where that cannot be."""
         return self.speed.point.output_tokens_per_s * self.engines if self.speed is not None else 0.0
 
 

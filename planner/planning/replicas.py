@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, fit
-from planner.planning.speed_goal import excess, speed_of
+from planner.planning.speed_goal import excess
 from planner.request import Inputs
 
 BUSY = 8
@@ -35,7 +35,7 @@ def fit_with_replicas(
     """
 
     def climb(inputs: Inputs, goal: Goal) -> Plan:
-        return _with_speed(fit(inputs, goal, keep, order=order, forbid=forbid))
+        return fit(inputs, goal, keep, order=order, forbid=forbid)
 
     whole = climb(inputs, goal)
     if one_way or goal.engines > 1 or (_PARALLEL & (keep | set(inputs.args))):
@@ -48,10 +48,6 @@ def fit_with_replicas(
         plans.append(climb(_data_parallel(inputs, engines), goal))
     best = min(plans, key=_rank)
     return replace(best, splits=tuple(plans)) if len(plans) > 1 else best
-
-
-def _with_speed(plan: Plan) -> Plan:
-    return replace(plan, speed=speed_of(plan.inputs, plan.goal, plan.estimate)) if plan.estimate.fits else plan
 
 
 def _counts(goal: Goal) -> Iterator[int]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Reason
 from planner.memory.budget import Estimate
 from planner.planning.goal import Goal
-from planner.planning.throughput import Throughput, predict
 from planner.request import Inputs, Workload
+
+if TYPE_CHECKING:
+    from planner.planning.throughput import Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ def speed_of(inputs: Inputs, goal: Goal, estimate: Estimate) -> Throughput | Non
         if goal.wants_speed and estimate.fits:
             raise InputError(f"{estimate.model.name}: its speed cannot be predicted, so leave the limits on it out")
         return None
+    from planner.planning.throughput import predict  # needs numpy
+
     try:
         return predict(inputs, estimate, load)
     except InputError:  # a card whose bandwidth is not known

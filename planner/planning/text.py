@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from planner.planning.alternatives import Option
 from planner.planning.goal import Goal, Snapshot
 from planner.planning.ladder import Plan, Step, cards_of
-from planner.planning.recommend import Recommendation
 from planner.planning.replicas import split_words
 from planner.planning.speed_goal import limits
 from planner.planning.suggestions import WORTH_NAMING, Suggestion
 from planner.text import printable
 from planner.text_report import estimate_text
 from planner.units import gib
+
+if TYPE_CHECKING:
+    from planner.planning.alternatives import Option
+    from planner.planning.recommend import Recommendation
 
 COSTS = ("none", "hardly measurable", "small", "noticeable", "hardly bearable")
 
@@ -53,7 +56,7 @@ def _on_which(plan: Plan) -> str:
 
 def limits_text(plan: Plan) -> list[str]:
     """The goal's limits on speed beside what is predicted; nothing where it has none."""
-    found = list(limits(plan.goal, plan.speed)) if plan.speed is not None else []
+    found = list(limits(plan.goal, plan.speed)) if plan.goal.wants_speed and plan.speed is not None else []
     if not found:
         return []
     near = {True: ": met, but by less than the error", False: ": met"}
