@@ -57,10 +57,10 @@ def describe(action: argparse.Action, hint: object) -> dict[str, object]:
 
 def main() -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    hints = type_hints(AsyncEngineArgs)
+    hints = type_hints(FrontendArgs) | type_hints(AsyncEngineArgs)
     engine = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     engine_names = {action.dest for action in engine._actions}
     table: dict[str, dict[str, object]] = {"engine": {}, "server": {}}

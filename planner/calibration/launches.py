@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hf_configs
+from planner.calibration.own import own_rows
 from planner.engine.version import OLDEST, VllmVersion, parse_version
 from planner.errors import InputError
 from planner.hardware.catalogue import find_gpu
@@ -133,12 +134,11 @@ def _is_quantized(model: str) -> bool:
 
 def rows(*own: Path) -> Iterator[dict[str, Any]]:
     """Every row, with what was read again in its source; keys that it takes back are gone."""
-    for path in (*ROWS, *(path for path in own if path.exists())):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            for reading in readings(str(row["id"])):
-                row |= reading.get("set", {})
-            yield {key: value for key, value in row.items() if value is not None}
+    ours = (json.loads(line) for path in ROWS for line in path.read_text(encoding="utf-8").splitlines())
+    for row in (*ours, *(row for path in own if path.exists() for row in own_rows(path, "launches"))):
+        for reading in readings(str(row["id"])):
+            row |= reading.get("set", {})
+        yield {key: value for key, value in row.items() if value is not None}
 
 
 def readings(row_id: str) -> Iterator[Mapping[str, Any]]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import hf_configs
+from planner.calibration.own import own_rows
 from planner.errors import InputError
 from planner.memory.budget import Estimate
 from planner.memory.quantization.recipes import RECIPES
@@ -213,7 +214,7 @@ def _rows(own: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         # Of rows with the same figures the one that names fewest replicas is kept.
         yield from ((file, row) for row in sorted(lines, key=lambda row: row.get("data_parallel_size") or 1))
     for path in own:
-        yield from ((FILES[1], json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+        yield from ((FILES[1], row) for row in own_rows(path, "serving"))
 
 
 def _fastest(rows: Iterable[Mapping[str, Any]]) -> dict[object, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from planner.errors import InputError
 from planner.files import data_folder
@@ -103,13 +105,13 @@ def save(explanation: Explanation, path: Path | None = None) -> bool:
     row = row_of(explanation)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file, _locked(file):
+        with path.open("a+b", buffering=0) as file, _locked(file):
             return _append(file, row)
     except OSError as error:
         raise InputError(f"{printable(path)}: cannot be written ({error.strerror})") from None
 
 
-def _append(file: BinaryIO, row: Mapping[str, Any]) -> bool:
+def _append(file: FileIO, row: Mapping[str, Any]) -> bool:
     file.seek(0)
     content = file.read()
     needle = f'"id": "{row["id"]}"'.encode()
@@ -117,14 +119,19 @@ def _append(file: BinaryIO, row: Mapping[str, Any]) -> bool:
         return False
     # A line that a crash cut short must not take this one with it.
     start = b"\n" if content and not content.endswith(b"\n") else b""
-    file.write(start + json.dumps(row).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+    line = start + json.dumps(row).encode() + b"\n"
+    try:
+        if file.write(line) < len(line):  # what is left of a disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(len(content))
+        raise
     return True
 
 
 @contextmanager
-def _locked(file: BinaryIO) -> Iterator[None]:
+def _locked(file: FileIO) -> Iterator[None]:
     """Two savers at once wait for each other, where the system can lock files."""
     try:
         import fcntl

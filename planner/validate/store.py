@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -18,7 +20,10 @@ from planner.files import data_folder
 from planner.text import printable
 from planner.validate.record import FINAL, Record, best_load
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+"""2: a digest of each run. A run of an earlier file has none and is believed."""
+_WAIT_S = 30.0
+"""For another process that writes."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id INTEGER PRIMARY KEY,
@@ -28,7 +33,8 @@ CREATE TABLE IF NOT EXISTS runs (
     owner TEXT NOT NULL,
     model TEXT NOT NULL,
     device TEXT NOT NULL,
-    record TEXT NOT NULL
+    record TEXT NOT NULL,
+    digest TEXT
 );
 CREATE INDEX IF NOT EXISTS runs_by_key ON runs (key, status);
 """
@@ -47,7 +53,7 @@ class Store:
 
     def __init__(self, path: Path | None = None, *, create: bool = True) -> None:
         self.path = default_store() if path is None else path
-        self._empty = not create and not self.path.exists()
+        self._empty = not create and (not self.path.exists() or self.path.stat().st_size == 0)
         if self._empty:
             return
         try:
@@ -55,17 +61,31 @@ class Store:
         except OSError as error:
             raise InputError(f"{printable(self.path.parent)}: cannot be made ({error.strerror})") from None
         with self._open() as database:
-            found = database.execute("PRAGMA user_version").fetchone()[0]
-            if found > _SCHEMA_VERSION:
-                raise InputError(f"{printable(self.path)}: made by a newer vllm-fit; update, or pass another --store")
-            if found == 0:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+            self._prepare(database)
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        # One statement, since another process may be making the file.
+        found, tables = database.execute(
+            "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+        ).fetchone()
+        if found > _SCHEMA_VERSION:
+            raise InputError(f"{printable(self.path)}: made by a newer vllm-fit; update, or pass another --store")
+        if found == 0 and tables:
+            raise InputError(f"{printable(self.path)}: another program's database; pass another --store")
+        if found == 0:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        elif found == 1:
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("PRAGMA user_version").fetchone()[0] == 1:
+                database.execute("ALTER TABLE runs ADD COLUMN digest TEXT")
+                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def add(self, record: Record) -> int:
         """A new run; its id."""
-        columns = ("key", "status", "started", "owner", "model", "device", "record")
-        values = {**record, "owner": _this_process(), "record": json.dumps(record)}
+        columns = ("key", "status", "started", "owner", "model", "device", "record", "digest")
+        text = json.dumps(record)
+        values = {**record, "owner": _this_process(), "record": text, "digest": _digest(text)}
         with self._open() as database:
             marks = ", ".join("?" * len(columns))
             cursor = database.execute(
@@ -77,8 +97,10 @@ class Store:
     def update(self, run: int, record: Record) -> None:
         """Replaces a run's record. Raises InputError where the history cannot be written."""
         with self._open() as database:
+            text = json.dumps(record)
             database.execute(
-                "UPDATE runs SET status = ?, record = ? WHERE id = ?", (record["status"], json.dumps(record), run)
+                "UPDATE runs SET status = ?, record = ?, digest = ? WHERE id = ?",
+                (record["status"], text, _digest(text), run),
             )
 
     def result(self, key: str) -> Record | None:
@@ -106,23 +128,39 @@ class Store:
         if self._empty:
             return []
         with self._open() as database:
-            rows = database.execute(f"SELECT id, owner, record FROM runs {where}", values).fetchall()
-        return [_as_it_stands({"id": run, **json.loads(text)}, owner) for run, owner, text in rows]
+            database.text_factory = bytes
+            rows = database.execute(f"SELECT id, owner, record, digest FROM runs {where}", values).fetchall()
+        return [self._record(*row) for row in rows]
+
+    def _record(self, run: int, owner: bytes, text: bytes, digest: bytes | None) -> Record:
+        try:
+            if digest is not None and digest.decode() != _digest(text.decode()):
+                raise ValueError("its text is not what was written")
+            return _as_it_stands({"id": run, **json.loads(text)}, owner)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            take_out = shlex.join(["sqlite3", printable(self.path), f"DELETE FROM runs WHERE id = {run}"])
+            raise InputError(
+                f"{printable(self.path)}: run {run} is damaged ({printable(error, 100)}); take it out: {take_out}"
+            ) from None
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self.path, timeout=30)) as database, database:
+            with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as database, database:
                 yield database
         except sqlite3.Error as error:
             raise InputError(f"{printable(self.path)}: not usable as a history ({printable(error, 200)})") from None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _this_process() -> str:
     return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
 
 
-def _as_it_stands(record: Record, owner: str) -> Record:
+def _as_it_stands(record: Record, owner: bytes) -> Record:
     """A run that its process can no longer end was interrupted."""
     if record["status"] != "running":
         return record
