@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.engine.args import EngineArgs, engine_arg_names, human_int, parse_flags
+from planner.engine.args import EngineArgs, engine_arg_names, find_flag, human_int, parse_flags
 from planner.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def parsed(line: str) -> dict[str, object]:
@@ -104,3 +110,21 @@ def test_a_serve_line_reads_back_as_it_was(values: dict[str, object]):
 
 def test_the_table_holds_vllms_own_arguments():
     assert {"tensor_parallel_size", "kv_cache_memory_bytes", "speculative_config"} <= engine_arg_names()
+
+
+def test_the_servers_flags_have_types_of_their_own():
+    kinds = {"--host": "str", "--port": "int", "--api-key": "str", "--ssl-keyfile": "str", "--lora-modules": "json"}
+    found = {word: find_flag(word) for word in kinds}
+    assert {word: flag.kind for word, flag in found.items() if flag is not None} == kinds
+
+
+@pytest.mark.slow
+def test_the_table_is_what_the_installed_vllm_declares(tmp_path: Path):
+    pytest.importorskip("vllm", reason="no vLLM is installed")
+    made = tmp_path / "engine_args.json"
+    subprocess.run([sys.executable, str(ROOT / "tools" / "make_engine_args.py"), str(made)], check=True)
+    table = json.loads((ROOT / "planner" / "engine" / "data" / "engine_args.json").read_text())
+    found = json.loads(made.read_text())
+    if found["vllm_version"] != table["vllm_version"]:
+        pytest.skip(f"vLLM {found['vllm_version']} is installed, the table is of {table['vllm_version']}")
+    assert found == table

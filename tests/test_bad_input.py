@@ -14,9 +14,10 @@ import pytest
 
 import hf_configs
 from planner import strict_json
+from planner.engine.args import engine_arg_names, find_flag, flag_of
 from planner.errors import InputError, Reason, bug
 from planner.model.config import MAX_LAYERS
-from planner.request import answer, answer_lines
+from planner.request import _WORKLOAD_NUMBERS, answer, answer_lines
 from tests.command_line import run
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -213,6 +214,54 @@ def test_a_fault_of_ours_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, caps
 def test_a_developer_sees_it_raised() -> None:
     with pytest.raises(KeyError):
         bug(KeyError("x"))
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def _kind(name: str) -> str:
+    flag = find_flag(flag_of(name))
+    assert flag is not None
+    return flag.kind
+
+
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "": (
+        "gpu_memory_gib",
+        "gpu_memory_used_gib",
+        *(name for name in sorted(engine_arg_names()) if _kind(name) in ("int", "float", "human_int")),
+    ),
+    "workload": ("concurrency", "input_len", "output_len", *_WORKLOAD_NUMBERS),
+    "model": (
+        *("parameters", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        *("head_dim", "intermediate_size", "vocab_size", "max_position_embeddings"),
+    ),
+    "speculative_config": ("num_speculative_tokens",),
+}
+"""Every key of a request that takes a number, by the object that it stands in."""
+AROUND: dict[str, dict[str, Any]] = {
+    "": {},
+    "workload": {"concurrency": 4, "input_len": 100, "output_len": 100},
+    "model": {"parameters": "8B"},
+    "speculative_config": {"method": "ngram"},
+}
+NO_NUMBERS = ("1e308", "-1e308", "1e999", "NaN", "-Infinity", "1" + "0" * 400, '"8"', '"NaN"', "true", "{}", '["8"]')
+
+
+@pytest.mark.parametrize("inside", NUMBERS)
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_what_is_no_number_where_one_belongs(inside: str, value: str) -> None:
+    for key in NUMBERS[inside]:
+        if (key, value) == ("parameters", '"8"'):
+            continue  # "8B" is how people write it
+        there = {**AROUND[inside], key: "HERE"}
+        request = {"model": LLAMA, "gpu": "H100", **({inside: there} if inside else there)}
+        (told,) = answer_lines([json.dumps(request).replace('"HERE"', value)])
+        (reason,) = told["reasons"]
+        assert told["status"] == "error", key
+        assert reason["message"].isprintable()
+        unreadable = ("NaN", "Infinity", "1e999", "digits")
+        assert key in reason["message"] or any(word in reason["message"] for word in unreadable)
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
