@@ -45,6 +45,7 @@ class Judged:
 
     @property
     def error(self) -> float:
+        """Relative: 0.1 where 10 % too much is predicted."""
         return self.predicted / self.measured - 1.0
 
 
@@ -114,6 +115,7 @@ def _all_figures(case: Case) -> dict[str, float]:
 
 
 def median_error(judged: Iterable[Judged]) -> float:
+    """Median of the absolute relative errors; nan without rows."""
     errors = [abs(row.error) for row in judged]
     return median(errors) if errors else float("nan")
 
@@ -352,6 +354,7 @@ def _bias(judged: Iterable[Judged]) -> float:
 
 
 def write_constants(data: Mapping[str, Any]) -> None:
+    """Replaces the installed constants of speed, whole or not at all."""
     from planner.files import write_text
 
     write_text(CONSTANTS, json.dumps(data, indent=1, sort_keys=False) + "\n")

@@ -195,6 +195,7 @@ def _bf16_factor(flags: frozenset[str]) -> float:
 
 
 def cpu_flags() -> frozenset[str]:
+    """The instruction sets of /proc/cpuinfo ("avx512_bf16", "asimd"); on x86 without such a file, none."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.lower().startswith(("flags", "features")):

@@ -28,6 +28,7 @@ Run = Callable[[int], object]
 
 
 def main() -> None:
+    """Prints what was reached, in flop/s with one token and with many, as JSON; argv[1] is the number of threads."""
     import torch
 
     torch.set_num_threads(int(sys.argv[1]))
@@ -69,6 +70,7 @@ def linear(k: int, n: int) -> Run:
 
 
 def experts() -> Run:
+    """A layer of experts, packed as the engine packs it, to be run with so many tokens."""
     import torch
 
     def packed(*shape: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ _instead: list[dict[str, Any]] = []
 
 
 def constants() -> dict[str, Any]:
-    """The content of constants.json (units stand there), or what `instead_of_shipped` has put in its place."""
+    """The content of constants.json (units stand there), or what `using` has put in its place."""
     return _instead[-1] if _instead else _shipped()
 
 
