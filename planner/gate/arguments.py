@@ -33,6 +33,8 @@ class Parsed:
 
 MAX_WORDS = 2_000
 """Of a command line; long ones have about a hundred."""
+_MAX_MESSAGE = 1_000
+"""vLLM's own may repeat a value of any length."""
 
 
 def parsed(words: Sequence[Word], source: Source, lookup: Lookup, version: str | None) -> Parsed:
@@ -53,10 +55,11 @@ def parsed(words: Sequence[Word], source: Source, lookup: Lookup, version: str |
         if len(positional) > 1:
             refusal = f"unrecognized arguments: {printable(' '.join(positional[1:]))}"
     except (InputError, argparse.ArgumentError) as error:
+        said = printable(error, _MAX_MESSAGE)
         if _is_newest(version):
-            refusal = str(error)
+            refusal = said
         else:  # an older version may have had the flag
-            problem = problem or str(error)
+            problem = problem or said
     if model is None and problem is None and refusal is None:
         problem = "it names no model"
     if model is None and refusal is not None:

@@ -21,6 +21,7 @@ from planner.gate.readers.pods import (
     launches_of_container,
 )
 from planner.gate.yaml_nodes import AnyNode, Scalar, Table, walk
+from planner.text import printable
 
 
 def matches(document: AnyNode) -> bool:
@@ -145,7 +146,7 @@ def _role_container(table: Table, spec: Table, values: Table, *, multinode: bool
     base = container_of(table, place, {**extra, "LWS_WORKER_INDEX": None, "LWS_LEADER_ADDRESS": None})
     command, args = _role_command(table, sizes, values, base)
     if command is None:
-        yield place.unreadable(table, _WHERE_MODEL.format(values.text("modelArtifacts", "uri") or "(none)"))
+        yield place.unreadable(table, _WHERE_MODEL.format(printable(values.text("modelArtifacts", "uri") or "(none)")))
         return
     container = replace(base, command=command, args=[_rendered(word, values) for word in args])
     if not _gives_cards(container):

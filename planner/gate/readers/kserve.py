@@ -24,6 +24,7 @@ from planner.gate.readers.pods import (
 )
 from planner.gate.readers.yaml_words import Variables, split
 from planner.gate.yaml_nodes import Scalar, Table, documents
+from planner.text import printable
 
 MODEL_PATH = "/mnt/models"
 _RUNTIME_KINDS = ("ServingRuntime", "ClusterServingRuntime")
@@ -71,7 +72,7 @@ def _on_runtime(model: Table, predictor: Table, place: Place) -> Iterator[Launch
         yield from _huggingface_server(model, predictor, uri, place)
     elif found is None:
         if "vllm" in f"{name} {kind}".lower():
-            which = f"the ServingRuntime {name}" if name else "its ServingRuntime"
+            which = f"the ServingRuntime {printable(name)}" if name else "its ServingRuntime"
             problem = f"{which}, which holds vLLM's command, is not among the files given"
             yield place.unreadable(model, problem, predictor.key_lines["model"])
     else:

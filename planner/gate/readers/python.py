@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,7 +40,8 @@ def code(text: str, context: Context, first_line: int) -> list[Launch]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+            # A lone \r ends a line for Python and for no editor: lines would be counted otherwise than everywhere else.
+            tree = ast.parse(re.sub(r"\r(?!\n)", " ", text))
     except SyntaxError as error:
         line = (error.lineno or 1) + first_line - 1
         raise InputError(f"{file}:{line}: not Python, {printable(error.msg)}") from None
@@ -63,8 +65,11 @@ class _Program:
         self.names: dict[str, ast.expr | None] = {}
         """What a name is assigned; None for one that is assigned several things."""
         self.imported: dict[str, str] = {}
-        """A name in the file -> the class of vLLM that it is."""
-        self.modules: set[str] = set()
+        """A name in the file -> what of vLLM it is: "LLM" -> "vllm.LLM", "v" -> "vllm"."""
+        self.starred = False
+        """Whether all of vLLM's names are imported; then a class of the file's own goes before one of those."""
+        self.own: set[str] = set()
+        """What the file defines, or imports from elsewhere."""
 
     def visit(self, tree: ast.AST) -> None:
         nodes = list(ast.walk(tree))
@@ -79,12 +84,10 @@ class _Program:
                 self._words(node)
 
     def _learn(self, node: ast.AST) -> None:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
-            for alias in node.names:
-                if alias.name in CLASSES:
-                    self.imported[alias.asname or alias.name] = alias.name
-        elif isinstance(node, ast.Import):
-            self.modules |= {a.asname or a.name for a in node.names if a.name.split(".")[0] == "vllm"}
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            self._import(node)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            self.own.add(node.name)
         elif isinstance(node, ast.Assign):
             for target in node.targets:
                 self._assign(target, node.value)
@@ -95,10 +98,25 @@ class _Program:
                 if isinstance(name, ast.Name):
                     self.names[name.id] = None
 
+    def _import(self, node: ast.ImportFrom | ast.Import) -> None:
+        for alias in node.names:
+            if isinstance(node, ast.Import):
+                whole = alias.name if alias.asname else alias.name.partition(".")[0]
+                name = alias.asname or whole
+            else:
+                whole = f"{'.' * node.level}{node.module or ''}.{alias.name}"
+                name = alias.asname or alias.name
+            if whole.partition(".")[0] != "vllm":
+                self.own.add(name)
+            elif name == "*":
+                self.starred = True
+            else:
+                self.imported[name] = whole
+
     def _assign(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Name):
             self.names[target.id] = None if target.id in self.names else value
-        elif isinstance(target, ast.Subscript) and ast.unparse(target.value) == "os.environ" and _is_text(target.slice):
+        elif isinstance(target, ast.Subscript) and _dotted(target.value) == "os.environ" and _is_text(target.slice):
             try:
                 name, text = self._value(target.slice), self._value(value)
             except _Unknown:
@@ -163,12 +181,10 @@ class _Program:
 
     def _class(self, function: ast.expr) -> str | None:
         """The class of vLLM that is called, under the name that the file gives it."""
-        if isinstance(function, ast.Name):
-            return self.imported.get(function.id)
-        if isinstance(function, ast.Attribute) and function.attr in CLASSES:
-            owner = ast.unparse(function.value)
-            return function.attr if owner in self.modules or owner.split(".")[0] in self.modules else None
-        return None
+        first, dot, rest = _dotted(function).partition(".")
+        whole = self.imported.get(first) or (f"vllm.{first}" if self.starred and first not in self.own else "")
+        name = f"{whole}{dot}{rest}".rpartition(".")[2]
+        return name if whole and name in CLASSES else None
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +206,7 @@ class _Program:
                 return [Word(text=str(text), line=line) for text in self._value(item.value)]
             return [Word(text=str(self._value(item)), line=line)]
         except (_Unknown, TypeError):
-            text = printable(ast.unparse(item), 60)
+            text = _shown(item)
             return [Word(text=text, line=line, unknown=text)]
 
     # -- values --------------------------------------------------------------------------------------------------------
@@ -198,7 +214,7 @@ class _Program:
     def _mapping(self, node: ast.expr) -> dict[str, Any]:
         value = self._value(node)
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise _Unknown(printable(ast.unparse(node), 60))
+            raise _Unknown(_shown(node))
         return value
 
     def _value(self, node: ast.expr, depth: int = 0) -> Any:
@@ -226,7 +242,7 @@ class _Program:
             return node.attr  # a dtype
         if isinstance(node, ast.JoinedStr):
             return "".join(self._piece(part, inner) for part in node.values)
-        raise _Unknown(printable(ast.unparse(node), 60))
+        raise _Unknown(_shown(node))
 
     def _dictionary(self, node: ast.Dict, depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
@@ -234,13 +250,13 @@ class _Program:
             item = self._value(value, depth)
             name = self._value(key, depth) if key is not None else None
             if isinstance(name, list | dict) or (key is None and not isinstance(item, dict)):
-                raise _Unknown(printable(ast.unparse(node), 60))
+                raise _Unknown(_shown(node))
             found |= item if key is None else {name: item}
         return found
 
     def _called(self, node: ast.Call, depth: int) -> Any:
         """os.environ.get("X", default), str(…), int(…), dict(…), json.dumps(…) of what is known."""
-        name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+        name = _dotted(node.func)
         if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and len(node.args) == 2:
             return self._value(node.args[1], depth)
         if name == "dict" and not node.args:
@@ -254,12 +270,12 @@ class _Program:
             import json
 
             return json.dumps(self._value(node.args[0], depth))
-        raise _Unknown(printable(ast.unparse(node), 60))
+        raise _Unknown(_shown(node))
 
     def _number(self, node: ast.expr, depth: int) -> int | float:
         value = self._value(node, depth)
         if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 10**18:
-            raise _Unknown(printable(ast.unparse(node), 60))
+            raise _Unknown(_shown(node))
         return value
 
     def _operation(self, node: ast.BinOp, depth: int) -> Any:
@@ -273,12 +289,12 @@ class _Program:
         try:
             return _OPERATORS[type(node.op)](left, right)
         except (ZeroDivisionError, OverflowError):
-            raise _Unknown(printable(ast.unparse(node), 60)) from None
+            raise _Unknown(_shown(node)) from None
 
     def _piece(self, part: ast.expr, depth: int) -> str:
         if isinstance(part, ast.FormattedValue):
             if part.format_spec is not None or part.conversion not in (-1, 115):
-                raise _Unknown(printable(ast.unparse(part.value), 60))
+                raise _Unknown(_shown(part.value))
             return str(self._value(part.value, depth))
         return str(self._value(part, depth))
 
@@ -303,3 +319,19 @@ def _is_text(node: ast.expr) -> bool:
 
 def _text_of(node: ast.expr) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _dotted(node: ast.expr) -> str:
+    """ "a.b.c" of names and attributes, "" of anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def _shown(node: ast.expr) -> str:
+    try:
+        return printable(ast.unparse(node), 60)
+    except RecursionError:
+        return "an expression nested too deep"

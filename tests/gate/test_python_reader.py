@@ -1,0 +1,71 @@
+"""Which calls in a program are vLLM's: those of classes that it imports from vllm, under whatever name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from planner.gate.launch import Launch
+from planner.gate.readers.python import read
+from planner.gate.source import Lookup, Source
+
+
+def _read(text: str) -> list[Launch]:
+    path = Path("serve.py")
+    return list(read(Source(path=path, file="serve.py", text=f"{text}\n"), Lookup(root=path.parent)))
+
+
+@pytest.mark.parametrize(
+    ("text", "usage"),
+    [
+        ("from vllm import LLM\nLLM('a/b')", "offline"),
+        ("from vllm.entrypoints.llm import LLM as L\nL('a/b')", "offline"),
+        ("import vllm\nvllm.LLM('a/b')", "offline"),
+        ("import vllm as v\nv.LLM(model='a/b')", "offline"),
+        ("import vllm.engine.arg_utils\nvllm.engine.arg_utils.AsyncEngineArgs('a/b')", "server"),
+        ("import vllm.engine.arg_utils\nvllm.LLM('a/b')", "offline"),
+        ("import vllm.engine.arg_utils as u\nu.EngineArgs('a/b')", "server"),
+        ("from vllm.engine import arg_utils\narg_utils.EngineArgs('a/b')", "server"),
+        ("from vllm.engine.arg_utils import EngineArgs as E\nE('a/b')", "server"),
+        ("from vllm import *\nLLM('a/b')", "offline"),
+        ("try:\n    from vllm import LLM\nexcept ImportError:\n    LLM = None\nLLM('a/b')", "offline"),
+        ("try:\n    from vllm import LLM\nexcept ImportError:\n    class LLM: ...\nLLM('a/b')", "offline"),
+        ("def main():\n    import vllm\n    return vllm.LLM('a/b')", "offline"),
+    ],
+)
+def test_classes_of_vllm_are_launches(text, usage):
+    (launch,) = _read(text)
+    assert (launch.model, launch.usage) == ("a/b", usage)
+    assert launch.problem is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import vllm\nclass EngineArgs: ...\nEngineArgs('a/b')",
+        "from vllm import SamplingParams\nfrom ours import EngineArgs\nEngineArgs('a/b')",
+        "from vllm import SamplingParams\nimport ours\nours.EngineArgs('a/b')",
+        "from .vllm import EngineArgs\nEngineArgs('a/b')",
+        "from . import vllm\nvllm.LLM('a/b')",
+        "from vllm_ours import LLM\nLLM('a/b')",
+        "import vllm_ours as v\nv.LLM('a/b')",
+        "from vllm import *\nclass EngineArgs: ...\nEngineArgs('a/b')",
+        "from vllm import *\nfrom ours import LLM\nLLM('a/b')",
+        "from vllm import LLM as Model\nLLM('a/b')",
+        "import vllm\nself.vllm.LLM('a/b')\nmake().LLM('a/b')",
+        "# vllm\nAsyncEngineArgs('a/b')",
+    ],
+)
+def test_other_classes_of_these_names_are_not(text):
+    assert _read(text) == []
+
+
+def test_an_expression_nested_too_deep_to_be_written_is_unknown():
+    (launch,) = _read(f"from vllm import LLM\nLLM(model={'~' * 900}x)")
+    assert launch.problem == "line 2: model is an expression nested too deep, which the file does not decide"
+
+
+def test_a_lone_carriage_return_is_no_line():
+    (launch,) = _read("x = 1\r# from\rvllm\nfrom vllm import LLM\nLLM('a/b')")
+    assert launch.line == 3
