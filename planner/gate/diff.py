@@ -170,10 +170,19 @@ class _Edit:
             raise _CannotEdit
         lines = self.lines_of(last.file or self.launch.file)
         words = EngineArgs({name: value}).to_flags()
-        for style in STYLES:
-            if style(lines, last, words, self.words):
-                return
-        raise _CannotEdit
+        line, count = lines[last.line - 1], len(lines)
+        if not any(style(lines, last, words, self.words) for style in STYLES):
+            raise _CannotEdit
+        if len(lines) > count and lines[last.line - 1] != line:  # in front of it
+            self._moved(last, len(lines) - count)
+
+    def _moved(self, first: Word, by: int) -> None:
+        """The words of a file from one on stand further down."""
+        self.words = tuple(
+            replace(word, line=word.line + by) if word.file == first.file and word.line >= first.line else word
+            for word in self.words
+        )
+        self.launch = self.launch.with_(end_line=self.launch.end_line + by)
 
     def _last(self) -> Word | None:
         """The last word of the command that stands in it; a variable's as the command has it."""
@@ -191,13 +200,16 @@ class _Edit:
 # --- how words are written around a launch: each tries, and says whether it was its manner ----------------------------
 
 
-def _config_entry(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
-    """KEY: VALUE in a file for `vllm serve --config`."""
-    found = re.match(r"(\s*)[\w-]+:", lines[last.line - 1])
-    if last.file is None or found is None:
+def _entry(lines: list[str], last: Word, words: Sequence[str], every: Sequence[Word]) -> bool:
+    """KEY: VALUE in a file for `vllm serve --config`, or in engine_kwargs, in front of another one."""
+    found = re.match(r"(\s*)([\w-]+):(\s|$)", lines[last.line - 1])
+    flag = find_flag(f"--{found[2]}") if found is not None else None
+    if found is None or flag is None:
         return False
-    value = words[1] if len(words) > 1 else "true"
-    lines.insert(last.line, f"{found[1]}{words[0].removeprefix('--')}: {value}")
+    name = words[0].removeprefix("--")
+    if last.text.partition("=")[0] == flag.name:  # a Python name, as every one in engine_kwargs
+        name = name.replace("-", "_")
+    lines.insert(last.line - 1, f"{found[1]}{name}: {words[1] if len(words) > 1 else 'true'}")
     return True
 
 
@@ -293,7 +305,7 @@ def _loosely(text: str) -> str:
     return r"[\"']?".join(re.escape(part) for part in re.split(r"[\"']", text))
 
 
-STYLES = (_config_entry, _json_entry, _keyword, _item, _array, _command)
+STYLES = (_entry, _json_entry, _keyword, _item, _array, _command)
 """In the order in which they are tried."""
 
 

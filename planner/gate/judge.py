@@ -63,7 +63,7 @@ def gpus_of(launch: Launch, rules: Rules) -> int | None:
 def failures(launch: Launch, rules: Rules, inputs: Inputs, estimate: Estimate) -> list[Breach]:
     """Everything that is wrong with a launch, failures first; empty for one that passes."""
     found = [Breach(severity="fail", reason=reason) for reason in estimate.reasons]
-    few = too_few_gpus(inputs.args, gpus_of(launch, rules))
+    few = too_few_gpus(inputs.args, gpus_of(launch, rules), whole_cluster=launch.whole_cluster)
     found += [few] if few is not None else []
     found += breaches(rules, inputs, estimate)
     found += [

@@ -51,6 +51,8 @@ class Launch:
     """The card, as the file names it."""
     gpus: int | None = None
     """How many cards the file gives to one engine, over all of its nodes."""
+    whole_cluster: bool = False
+    """Whether a Ray cluster has no other cards than these."""
     version: str | None = None
     """vLLM's, from the image's tag."""
     usage: Usage = "server"

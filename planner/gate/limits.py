@@ -41,10 +41,10 @@ def goal_of(rules: Rules, gpus: int) -> Goal:
     )
 
 
-def too_few_gpus(args: Mapping[str, Any], gpus: int | None) -> Breach | None:
+def too_few_gpus(args: Mapping[str, Any], gpus: int | None, *, whole_cluster: bool = False) -> Breach | None:
     """A launch that has fewer cards than ranks: vLLM waits for the others, or fails to start.
 
-    Of a Ray cluster a file may describe one machine only, so there it is a warning.
+    Of a Ray cluster a file may describe one machine only, so there it is a warning, unless these are all cards of it.
     """
     if gpus is None:
         return None
@@ -55,11 +55,12 @@ def too_few_gpus(args: Mapping[str, Any], gpus: int | None) -> Breach | None:
     if not isinstance(needed, int) or needed <= gpus * (args.get("nnodes") or 1):
         return None
     ray = args.get("distributed_executor_backend") == "ray" or bool(args.get("worker_use_ray"))
+    elsewhere = ray and not whole_cluster
     product = " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
     cards = f"{gpus} GPU{'s are' if gpus != 1 else ' is'} given" if gpus else "no GPU is given"
-    rest = "; the others must come from other machines of the Ray cluster" if ray else ""
+    rest = "; the others must come from other machines of the Ray cluster" if elsewhere else ""
     return Breach(
-        severity="warn" if ray else "fail",
+        severity="warn" if elsewhere else "fail",
         reason=Reason(
             code="too_few_gpus",
             message=f"{cards}, {product or 'the launch'} needs {needed}{rest}",

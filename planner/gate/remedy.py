@@ -56,7 +56,7 @@ def _corrected(case: _Case) -> Remedy | None:
             estimate = inputs.estimate()
         except InputError:
             continue
-        few = too_few_gpus(inputs.args, gpus_of(case.launch, case.rules))
+        few = too_few_gpus(inputs.args, gpus_of(case.launch, case.rules), whole_cluster=case.launch.whole_cluster)
         if estimate.status != "refused" and few is None:
             more = _up(replace(case, inputs=inputs, estimate=estimate))
             if more is not None:

@@ -120,6 +120,16 @@ def documents(text: str, where: str) -> list[AnyNode]:
     return builder.documents
 
 
+def documents_in(node: Scalar) -> list[AnyNode]:
+    """The documents of a YAML text within a YAML file, at their lines of the file; none where it cannot be read."""
+    if node.folded:
+        return []
+    try:
+        return documents("\n" * (node.first_line - 1) + node.text, "")
+    except InputError:
+        return []
+
+
 def plain(node: AnyNode) -> Any:
     """The value without its lines."""
     if isinstance(node, Scalar):

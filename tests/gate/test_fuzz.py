@@ -38,6 +38,7 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "yaml: charts": ("yaml/charts/*",),
     "yaml: kubernetes": ("yaml/kubernetes/*", "yaml/kserve/*"),
     "yaml: compose": ("yaml/compose/*.y*ml", "yaml/compose/base/*"),
+    "yaml: ray serve": ("yaml/ray/**/*.yaml",),
     "yaml: serve --config": ("yaml/config/*", "scripts/shell/serve.yaml"),
     "yaml: pipelines": ("yaml/ci/**/*.y*ml", "yaml/other/*"),
     "policy": ("policy/vllm-fit.yaml", "*/vllm-fit.yaml"),

@@ -65,7 +65,7 @@ def _named(pattern: str) -> re.Pattern[str]:
 
 READERS: tuple[Reader, ...] = (
     Reader(name="shell", files=_named(r"\.(sh|bash|zsh|ksh|slurm|sbatch|pbs)$")),
-    Reader(name="python", files=_named(r"\.pyw?$")),
+    Reader(name="python", files=_named(r"\.pyw?$"), needs=("vllm", "ray.serve.llm")),
     Reader(name="yaml", files=_named(r"\.ya?ml$"), needs=("vllm", "inferenceservice", "model"), module="yaml_file"),
     Reader(name="dockerfile", files=_named(r"^(Dockerfile|Containerfile)(\..+)?$|\.(dockerfile|containerfile)$")),
     Reader(name="makefile", files=_named(r"^(GNU)?Makefile(\..+)?$|\.(mk|mak)$")),

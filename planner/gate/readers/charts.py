@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from planner.errors import InputError
 from planner.gate import yaml_nodes
 from planner.gate.gpus import card_of_label
 from planner.gate.launch import Launch, Word
@@ -47,14 +46,9 @@ def _values(document: AnyNode) -> Iterator[tuple[str, Table]]:
 
 def _values_in(node: Scalar) -> Iterator[tuple[str, Table]]:
     """Values that are a text in an Application of Argo CD, at their lines of the file."""
-    if node.folded or not re.search(r"^(servingEngineSpec|modelArtifacts):", node.text, re.MULTILINE):
-        return
-    try:
-        inner = yaml_nodes.documents("\n" * (node.first_line - 1) + node.text, "")
-    except InputError:  # text that only looks like it
-        return
-    for document in inner:
-        yield from _values(document)
+    if re.search(r"^(servingEngineSpec|modelArtifacts):", node.text, re.MULTILINE):
+        for document in yaml_nodes.documents_in(node):
+            yield from _values(document)
 
 
 def _words(line: int, *texts: str) -> list[Word]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from planner.gate.launch import Launch
-from planner.gate.readers import kserve, scripts
+from planner.gate.readers import kserve, ray_serve, scripts
 from planner.gate.readers.pods import Place, launches_of_pod
 from planner.gate.yaml_nodes import AnyNode, Table, walk
 
@@ -52,6 +52,12 @@ def _config_map(document: Table, place: Place) -> Iterator[Launch]:
     yield from scripts.read(document.table("data"), place)
 
 
+def _ray_service(document: Table, place: Place) -> Iterator[Launch]:
+    """The applications of Ray Serve, and what its pods launch by themselves."""
+    yield from ray_serve.service(document, place)
+    yield from _other(document, place)
+
+
 def _nothing(document: Table, place: Place) -> Iterator[Launch]:  # noqa: ARG001
     return iter(())
 
@@ -78,6 +84,7 @@ KINDS: Mapping[str, Read] = {
     "ClusterServingRuntime": kserve.runtime,
     "LLMInferenceService": kserve.llm_service,
     "LLMInferenceServiceConfig": _nothing,
+    "RayService": _ray_service,
     "ConfigMap": _config_map,
 }
 """What holds the launch of each kind."""

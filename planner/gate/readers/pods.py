@@ -87,7 +87,7 @@ def container_of(table: Table, place: Place, extra: Variables) -> Container:
 
 def launches_of_container(container: Container, node: Node, place: Place) -> Iterator[Launch]:
     """The launches of one container, on each of the cards that it may get."""
-    count, kind = _devices(container.resources)
+    count, kind = devices(container.resources)
     if container.gpus is not None:
         count = container.gpus
     context = place.context(container.node, container.line).with_(
@@ -222,7 +222,7 @@ def _config_map(name: str, place: Place) -> dict[str, str | None]:
     return {}
 
 
-def _devices(resources: Table | None) -> tuple[int | None, str]:
+def devices(resources: Table | None) -> tuple[int | None, str]:
     """(how many GPUs, which slices of one: "MIG 3g.40gb" or "") that limits, else requests, give."""
     if resources is None:
         return None, ""

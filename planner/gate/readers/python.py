@@ -27,6 +27,9 @@ CLASSES: Mapping[str, Usage] = {
     "AsyncEngineArgs": "server",
 }
 """vLLM's classes that take engine arguments, and whose defaults they have."""
+_LLM_CONFIG = "LLMConfig"
+"""Ray Serve's, which holds engine arguments for vLLM."""
+_MODULES = ("vllm", "ray")
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
@@ -65,7 +68,7 @@ class _Program:
         self.names: dict[str, ast.expr | None] = {}
         """What a name is assigned; None for one that is assigned several things."""
         self.imported: dict[str, str] = {}
-        """A name in the file -> what of vLLM it is: "LLM" -> "vllm.LLM", "v" -> "vllm"."""
+        """A name in the file -> what of vLLM or of Ray it is: "LLM" -> "vllm.LLM", "v" -> "vllm"."""
         self.starred = False
         """Whether all of vLLM's names are imported; then a class of the file's own goes before one of those."""
         self.own: set[str] = set()
@@ -106,10 +109,10 @@ class _Program:
             else:
                 whole = f"{'.' * node.level}{node.module or ''}.{alias.name}"
                 name = alias.asname or alias.name
-            if whole.partition(".")[0] != "vllm":
+            if whole.partition(".")[0] not in _MODULES:
                 self.own.add(name)
             elif name == "*":
-                self.starred = True
+                self.starred = self.starred or whole.startswith("vllm.")
             else:
                 self.imported[name] = whole
 
@@ -131,8 +134,12 @@ class _Program:
 
     def _call(self, node: ast.Call) -> None:
         kind = self._class(node.func)
-        if kind is None:
-            return
+        if kind == _LLM_CONFIG:
+            self._llm_config(node)
+        elif kind is not None:
+            self._engine(node, kind)
+
+    def _engine(self, node: ast.Call, kind: str) -> None:
         values: dict[str, Any] = {}
         words: list[Word] = []
         problem = None
@@ -180,11 +187,57 @@ class _Program:
         )
 
     def _class(self, function: ast.expr) -> str | None:
-        """The class of vLLM that is called, under the name that the file gives it."""
+        """The class of vLLM that is called, or Ray's LLMConfig, under the name that the file gives it."""
         first, dot, rest = _dotted(function).partition(".")
-        whole = self.imported.get(first) or (f"vllm.{first}" if self.starred and first not in self.own else "")
-        name = f"{whole}{dot}{rest}".rpartition(".")[2]
-        return name if whole and name in CLASSES else None
+        known = self.imported.get(first) or (f"vllm.{first}" if self.starred and first not in self.own else "")
+        whole = f"{known}{dot}{rest}" if known else ""
+        name = whole.rpartition(".")[2]
+        return name if name in (CLASSES if whole.startswith("vllm.") else (_LLM_CONFIG,)) else None
+
+    # -- Ray's LLMConfig(...) ------------------------------------------------------------------------------------------
+
+    def _llm_config(self, node: ast.Call) -> None:
+        from planner.gate.readers.ray_serve import DECISIVE, launches_of_values  # needs PyYAML
+
+        values: dict[str, Any] = {}
+        words: list[Word] = []
+        problem = None
+        for keyword in node.keywords:
+            if keyword.arg is not None and keyword.arg not in DECISIVE:
+                continue
+            try:
+                values |= (
+                    self._mapping(keyword.value) if keyword.arg is None else {keyword.arg: self._value(keyword.value)}
+                )
+            except _Unknown as unknown:
+                line = self._line(keyword.value)
+                problem = (
+                    problem or f"line {line}: {keyword.arg or '**'} holds {unknown}, which the file does not decide"
+                )
+            if keyword.arg == "engine_kwargs":
+                words = self._entries(keyword.value)
+        context = self.context.with_(
+            line=self._line(node), end_line=self.first_line - 1 + (node.end_lineno or node.lineno)
+        )
+        for launch in launches_of_values(values, context):
+            self.found.append(launch.with_(problem=problem or launch.problem, words=tuple(words)))
+
+    def _entries(self, node: ast.expr) -> list[Word]:
+        """The items of {"name": value} or dict(name=value), each at its line."""
+        items: list[tuple[str, ast.expr]] = []
+        if isinstance(node, ast.Dict):
+            items = [
+                (_text_of(key), value) for key, value in zip(node.keys, node.values, strict=True) if key is not None
+            ]
+        elif isinstance(node, ast.Call):
+            items = [(word.arg, word.value) for word in node.keywords if word.arg is not None]
+        words = []
+        for name, value in items:
+            try:
+                words.append(Word(text=f"{name}={self._value(value)!r}", line=self._line(value)))
+            except _Unknown:
+                continue
+        return words
 
     # -- commands ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from planner.errors import InputError
 from planner.gate import serve_config, yaml_nodes
 from planner.gate.command import launches_of
 from planner.gate.launch import Launch, Word
-from planner.gate.readers import charts, compose, kubernetes, scripts
+from planner.gate.readers import charts, compose, kubernetes, ray_serve, scripts
 from planner.gate.readers.pods import Place
 from planner.gate.source import Lookup, Source
 from planner.gate.yaml_nodes import AnyNode, Table
@@ -50,6 +50,7 @@ KINDS: tuple[Kind, ...] = (
     (charts.matches, charts.read),
     (kubernetes.matches, kubernetes.read),
     (compose.matches, compose.read),
+    (ray_serve.matches, ray_serve.read),
     (serve_config.is_config, _config),
     (scripts.matches, scripts.read),
 )
