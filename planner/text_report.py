@@ -36,13 +36,14 @@ def throughput_text(inputs: Inputs, estimate: Estimate) -> str:
     if found is None:
         return "Speed: none, the launch does not start or generates nothing"
     point, load = found.point, found.workload
-    asked = f"{load['request_rate']:g} requests/s" if "request_rate" in load else f"{point.concurrency:,.0f} at once"
+    rate = load.request_rate
+    asked = f"{rate:g} requests/s" if rate is not None else f"{point.concurrency:,.0f} at once"
     ranges = {
         figure: f"[{low:,.{digits}f} to {high:,.{digits}f}]"
         for (figure, (low, high)), digits in zip(found.ranges.items(), (0, 1, 0), strict=True)
     }
     lines = [
-        f"Speed: {asked}, {load['input_len']:,} tokens in, {load['output_len']:,} out ({found.basis}; in brackets "
+        f"Speed: {asked}, {load.input_len:,} tokens in, {load.output_len:,} out ({found.speed.basis}; in brackets "
         "where four of five measurements are expected)",
         f"  output {point.output_tokens_per_s:,.0f} tokens/s {ranges['output']}, {found.per_user:,.1f} a request, "
         f"{point.output_tokens_per_s / found.gpus:,.0f} a GPU; with prompts {point.total_tokens_per_s:,.0f}",

@@ -177,15 +177,25 @@ def test_numbers_alone_are_marked_as_assumed():
     assert "num_key_value_heads" in result["assumed"]["weights"]
 
 
-def test_the_estimate_path_stays_light():
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["estimate", LLAMA["model"], "--gpu", "H100"],
+        ["estimate", LLAMA["model"], "--gpu", "H100", "--concurrency", "16"],
+        ["fit", LLAMA["model"], "--gpu", "L4"],
+        ["fit", LLAMA["model"], "--gpu", "L4", "--gpus", "4", "--concurrency", "32", "--tpot-ms", "60"],
+    ],
+)
+def test_the_commands_stay_light(words):
     """Nothing heavy is imported to answer for a catalogue model."""
     code = (
-        "import sys; from planner.request import answer;"
-        f"answer({LLAMA!r});"
-        "heavy = {'torch', 'transformers', 'pandas', 'vllm', 'streamlit', 'numpy'} & set(sys.modules);"
+        "import sys; from planner import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code in (0, 1), end.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'vllm', 'streamlit', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -21,6 +21,7 @@ from planner.hardware import cpu_speed
 from planner.planning.sweep import Grid, request_of_row, sweep
 from planner.planning.throughput import Speed, Throughput, curve, knee, predict, speed_of
 from planner.planning.throughput.rates import constants_file
+from planner.planning.throughput.steady import Load, at_rate, steady
 from planner.planning.throughput.step import distinct_share
 from planner.planning.throughput.table import COLUMNS
 from planner.planning.throughput.work import stacked, work_of
@@ -211,16 +212,9 @@ def test_tensor_parallelism_costs_collectives_more_over_pcie():
     assert one.point.tpot_ms / 4 < four.point.tpot_ms < one.point.tpot_ms
 
 
-def test_arrays_give_what_single_predictions_give():
-    inputs = prepare(LLAMA)
-    estimate = inputs.estimate()
-    speed = speed_of(inputs, estimate, Workload())
-    together = curve(speed, Workload(), [1, 7, 64])
-    for point, concurrency in zip(together, (1, 7, 64), strict=True):
-        alone = _predicted(LLAMA, concurrency=concurrency)
-        assert alone.point.tpot_ms == pytest.approx(point.tpot_ms)
-        assert alone.point.ttft_ms == pytest.approx(point.ttft_ms)
-    assert list(np.asarray(stacked([speed.work, speed.work]).layers)) == [32, 32]
+def test_several_launches_are_computed_at_once():
+    speed, other = _speed(0), _speed(1)
+    assert list(np.asarray(stacked([speed.work, other.work]).layers)) == [speed.work.layers, other.work.layers]
 
 
 # --- what must hold for any load and launch ---------------------------------------------------------------------------
@@ -267,8 +261,8 @@ lengths = st.integers(16, 8000)
 def test_more_at_once_never_gives_fewer_tokens(number, prompt, output, fewer):
     speed, load = _speed(number), Workload(input_len=prompt, output_len=output)
     one, two = curve(speed, load, [fewer, 2 * fewer])
-    # A batch beyond the captured CUDA graphs is launched kernel by kernel, which can cost more than it brings.
-    graphed = two.running / speed.replicas <= float(speed.rates.graph_tokens)
+    # A step beyond the captured CUDA graphs is launched kernel by kernel, which can cost more than it brings.
+    graphed = two.running / speed.replicas + prompt <= float(speed.rates.graph_tokens)
     assert two.output_tokens_per_s > (0.97 if graphed else 0.7) * one.output_tokens_per_s
     assert two.tpot_ms >= 0.99 * one.tpot_ms
     assert two.ttft_ms >= 0.99 * one.ttft_ms
@@ -278,6 +272,25 @@ def test_more_at_once_never_gives_fewer_tokens(number, prompt, output, fewer):
         assert point.tpot_p90_ms >= point.tpot_ms
         assert point.itl_p90_ms >= point.itl_p50_ms
         assert point.queued_ms <= point.ttft_ms
+
+
+@given(launches, lengths, st.integers(1, 4000), st.floats(1, 2000), st.floats(0.01, 300))
+@settings(max_examples=60, deadline=None)
+def test_a_number_gives_what_an_array_gives(number, prompt, output, concurrency, request_rate):
+    """Numbers are computed without numpy (elementwise.py)."""
+    speed = _speed(number)
+    parts = (speed.work, speed.rates, speed.limits)
+    load = Load(concurrency=concurrency, input_len=float(prompt), output_len=float(output), cached=0.25)
+    several = replace(load, concurrency=np.array([concurrency, 1.0]))
+    alone, beside = steady(*parts, load), steady(*parts, several)
+    for name in ("running", "ttft", "ttft_p90", "tpot", "tpot_p90", "requests_per_s", "mixed_share"):
+        value = getattr(alone, name)
+        assert isinstance(value, float)
+        assert value == pytest.approx(np.broadcast_to(getattr(beside, name), (2,))[0], rel=1e-9)
+    led_to = at_rate(*parts, load, request_rate).concurrency
+    assert isinstance(led_to, float)
+    found = np.asarray(at_rate(*parts, load, np.array([request_rate, np.nan])).concurrency)
+    assert found == pytest.approx([led_to, concurrency], rel=1e-9)
 
 
 @given(launches, lengths, st.integers(16, 2000), st.sampled_from((1, 4, 32, 200)))

@@ -160,7 +160,8 @@ class Predictor:
     def figures(self, values: Array) -> dict[str, Array]:
         """Predicted "tpot" and "ttft" in seconds and "output" in tokens/s."""
         found = self.steady(values)
-        return {"tpot": found.tpot, "ttft": found.ttft, "output": found.requests_per_s * self.load.output_len}
+        output = found.requests_per_s * self.load.output_len
+        return {"tpot": np.asarray(found.tpot), "ttft": np.asarray(found.ttft), "output": np.asarray(output)}
 
 
 _Arrays = TypeVar("_Arrays", Work, Rates, Limits, Load)

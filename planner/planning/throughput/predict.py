@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.planning.throughput.rates import Rates, generation, rates_for
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
-from planner.planning.throughput.steady import Limits, Load, Steady, rate_grid, steady, taken
+from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
 from planner.planning.throughput.step import StepTime
-from planner.planning.throughput.work import Work, work_of
+from planner.planning.throughput.work import Numbers, Work, work_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from planner.engine.defaults import Engine
     from planner.memory.budget import Estimate
     from planner.request import Inputs, Workload
@@ -90,26 +87,28 @@ class Throughput:
     """Of a step without prompts: weights, kv, compute, communication, overhead."""
     bound_by: str
     """What limits: a sentence."""
-    knee: Point
-    basis: str
-    workload: Mapping[str, Any]
-    spreads: Mapping[str, Spread]
+    speed: Speed
+    workload: Workload
     sustained: bool = True
     """False where the request rate asked for is more than the engine serves."""
-    price_per_gpu_hour: float | None = None
     notes: tuple[str, ...] = ()
     """What the figures leave out, and what the engine would refuse."""
+
+    @cached_property
+    def knee(self) -> Point:
+        """Where more requests at once begin to pay little."""
+        return knee(curve(self.speed, self.workload))
 
     @property
     def errors(self) -> Mapping[str, float]:
         """Median errors by figure, on measurements of such launches that were left out of the fit."""
-        return {figure: spread.error for figure, spread in self.spreads.items()}
+        return {figure: spread.error for figure, spread in self.speed.spreads.items()}
 
     @property
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """Where four of five measurements are expected: output tokens/s, TPOT and TTFT in milliseconds."""
         values = {"output": self.point.output_tokens_per_s, "tpot": self.point.tpot_ms, "ttft": self.point.ttft_ms}
-        return {figure: self.spreads[figure].range_of(value) for figure, value in values.items()}
+        return {figure: self.speed.spreads[figure].range_of(value) for figure, value in values.items()}
 
     @property
     def per_user(self) -> float:
@@ -117,9 +116,9 @@ class Throughput:
         return 1e3 / self.point.tpot_ms
 
     def cost_per_million(self, tokens_per_s: float) -> float | None:
-        if self.price_per_gpu_hour is None:
+        if self.workload.price_per_gpu_hour is None:
             return None
-        return self.price_per_gpu_hour * self.gpus / (tokens_per_s * 3600.0) * 1e6
+        return self.workload.price_per_gpu_hour * self.gpus / (tokens_per_s * 3600.0) * 1e6
 
     def to_dict(self) -> dict[str, Any]:
         point = self.point.to_dict()
@@ -138,11 +137,11 @@ class Throughput:
             "cost_per_million_tokens": None
             if cost is None
             else _digits(self.cost_per_million(self.point.total_tokens_per_s) or 0.0),
-            "basis": self.basis,
+            "basis": self.speed.basis,
             "error": {_KEYS[figure]: error for figure, error in self.errors.items()},
             "range": {_KEYS[figure]: [_digits(low), _digits(high)] for figure, (low, high) in self.ranges.items()},
             "notes": list(self.notes),
-            "workload": dict(self.workload),
+            "workload": self.workload.to_dict(),
         }
 
 
@@ -151,36 +150,22 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
     if not estimate.fits or estimate.engine is None or estimate.model.is_pooling:
         return None
     speed = speed_of(inputs, estimate, workload)
-    load = load_of(workload, np.array([float(speed.replicas)]))
-    rate = None if workload.request_rate is None else workload.request_rate / speed.replicas
-    asked = np.asarray(load.concurrency) if rate is None else rate_grid(speed.limits)
-    # What is asked and the curve that the knee is on, at once: a call costs more than its arithmetic.
-    curve_at = np.array(_default_concurrencies(speed), dtype=float) / speed.replicas
-    concurrency = np.append(asked, curve_at)
-    every = steady(speed.work, speed.rates, speed.limits, replace(load, concurrency=concurrency))
-    place, sustained = 0, True
-    if rate is not None:
-        served = every.requests_per_s[: asked.size]
-        place = int(np.argmax(served >= rate)) if served.max() >= rate else asked.size - 1
-        sustained = bool(served[place] >= 0.98 * rate)
-
-    def at(places: NDArray[np.int64]) -> tuple[Steady, Load]:
-        return taken(every, places, concurrency.shape), replace(load, concurrency=concurrency[places])
-
-    found, load = at(np.array([place]))
-    points = _points(*at(np.arange(asked.size, concurrency.size)), speed)
+    load, sustained = load_of(workload, float(speed.replicas)), True
+    if workload.request_rate is not None:
+        rate = workload.request_rate / speed.replicas
+        load = at_rate(speed.work, speed.rates, speed.limits, load, rate)
+    found = steady(speed.work, speed.rates, speed.limits, load)
+    if workload.request_rate is not None:
+        sustained = bool(found.requests_per_s >= 0.98 * rate)
     shares = _shares(found.decode)
     return Throughput(
-        point=_points(found, load, speed)[0],
+        point=_point(found, load, speed),
         gpus=speed.gpus,
         decode_shares=shares,
         bound_by=_bound_by(shares, found, speed, load, sustained=sustained),
-        knee=knee(points),
-        basis=speed.basis,
-        workload=workload.to_dict(),
-        spreads=speed.spreads,
+        speed=speed,
+        workload=workload,
         sustained=sustained,
-        price_per_gpu_hour=workload.price_per_gpu_hour,
         notes=_notes(estimate.engine, workload),
     )
 
@@ -220,10 +205,9 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
 def curve(speed: Speed, workload: Workload, concurrencies: Sequence[int] | None = None) -> tuple[Point, ...]:
     """The steady state at each concurrency: powers of two, by default, up to one that all cannot run at once."""
     wanted = concurrencies or _default_concurrencies(speed)
-    load = replace(
-        load_of(workload, np.array([float(speed.replicas)])), concurrency=np.array(wanted, dtype=float) / speed.replicas
-    )
-    return tuple(_points(steady(speed.work, speed.rates, speed.limits, load), load, speed))
+    load = load_of(workload, float(speed.replicas))
+    loads = [replace(load, concurrency=number / speed.replicas) for number in wanted]
+    return tuple(_point(steady(speed.work, speed.rates, speed.limits, load), load, speed) for load in loads)
 
 
 def knee(points: Sequence[Point]) -> Point:
@@ -255,7 +239,7 @@ def requests_that_fit(inputs: Inputs, estimate: Estimate, mean_len: float) -> fl
     return points[0][2] if points else inf
 
 
-def load_of(workload: Workload, replicas: NDArray[np.float64]) -> Load:
+def load_of(workload: Workload, replicas: Numbers) -> Load:
     """Of one replica, one value a launch."""
     return Load(
         concurrency=workload.concurrency / replicas,
@@ -270,38 +254,28 @@ def _default_concurrencies(speed: Speed) -> list[int]:
     return [1 << n for n in range(min(12, max(0, int(most)).bit_length() + 1))]
 
 
-def _points(found: Steady, load: Load, speed: Speed) -> list[Point]:
-    n, output = speed.replicas, float(np.max(load.output_len))
-    tokens = output + float(np.max(load.input_len))
-    columns: tuple[NDArray[np.float64], ...] = np.broadcast_arrays(
-        np.asarray(load.concurrency, dtype=float), found.running, found.requests_per_s, found.ttft, found.queued,
-        found.ttft_p90, found.tpot, found.tpot_p90, found.decode.total, found.mixed.total, found.itl_p90,
-        found.mixed_share,
-    )  # fmt: skip
-    return [
-        Point(
-            concurrency=n * float(concurrency),
-            running=n * float(running),
-            output_tokens_per_s=n * float(rate) * output,
-            total_tokens_per_s=n * float(rate) * tokens,
-            requests_per_s=n * float(rate),
-            ttft_ms=1e3 * float(ttft),
-            queued_ms=1e3 * float(queued),
-            ttft_p90_ms=1e3 * float(ttft_p90),
-            tpot_ms=1e3 * float(tpot),
-            tpot_p90_ms=1e3 * float(p90),
-            itl_p50_ms=1e3 * float(mixed if share >= 0.5 else decode),
-            itl_p90_ms=1e3 * float(itl_p90),
-        )
-        for concurrency, running, rate, ttft, queued, ttft_p90, tpot, p90, decode, mixed, itl_p90, share in zip(
-            *columns, strict=True
-        )
-    ]
+def _point(found: Steady, load: Load, speed: Speed) -> Point:
+    n, prompt, output = speed.replicas, float(load.input_len), float(load.output_len)
+    rate = n * float(found.requests_per_s)
+    return Point(
+        concurrency=n * float(load.concurrency),
+        running=n * float(found.running),
+        output_tokens_per_s=rate * output,
+        total_tokens_per_s=rate * (output + prompt),
+        requests_per_s=rate,
+        ttft_ms=1e3 * float(found.ttft),
+        queued_ms=1e3 * float(found.queued),
+        ttft_p90_ms=1e3 * float(found.ttft_p90),
+        tpot_ms=1e3 * float(found.tpot),
+        tpot_p90_ms=1e3 * float(found.tpot_p90),
+        itl_p50_ms=1e3 * float(found.mixed.total if found.mixed_share >= 0.5 else found.decode.total),
+        itl_p90_ms=1e3 * float(found.itl_p90),
+    )
 
 
 def _shares(step: StepTime) -> dict[str, float]:
-    total = float(np.max(step.total))
-    return {name: float(np.max(getattr(step, name))) / total for name in _BINDS}
+    total = float(step.total)
+    return {name: float(getattr(step, name)) / total for name in _BINDS}
 
 
 def _bound_by(shares: Mapping[str, float], found: Steady, speed: Speed, load: Load, *, sustained: bool) -> str:
@@ -316,14 +290,14 @@ def _bound_by(shares: Mapping[str, float], found: Steady, speed: Speed, load: Lo
     else:
         text = f"decode is bound by {_BINDS[first]} ({shares[first]:.0%} of the step)"
     parts = [text]
-    prompts = 1.0 - float(np.max(found.decode.total / found.tpot))
+    prompts = 1.0 - float(found.decode.total / found.tpot)
     if prompts >= _WORTH_SAYING:
         parts.append(f"the prompts of other requests take {prompts:.0%} of the time between tokens")
     if not sustained:
         parts.append("the request rate is more than the engine serves: the queue grows without end")
-    elif float(np.max(load.concurrency)) > 1.02 * float(np.max(found.running)):
+    elif load.concurrency > 1.02 * found.running:
         what = "the KV cache" if speed.limits.fits < speed.limits.max_num_seqs else "--max-num-seqs"
-        parts.append(f"{what} lets {float(np.max(found.running)) * speed.replicas:.0f} requests run, the others queue")
+        parts.append(f"{what} lets {float(found.running) * speed.replicas:.0f} requests run, the others queue")
     return "; ".join(parts)
 
 

@@ -1,25 +1,19 @@
 """Continuous batching in a steady state: what runs at once, how often a prompt is computed beside it, what waits.
 
 A closed loop: `concurrency` clients each send a request when their last one is done. Little's law then ties throughput
-to latency: requests/s = concurrency / (TTFT + output tokens x TPOT). All functions broadcast over numpy arrays.
+to latency: requests/s = concurrency / (TTFT + output tokens x TPOT). All functions take floats or numpy
+arrays, over which they broadcast.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
+from planner.planning.throughput.elementwise import ceil, exp, isfinite, maximum, minimum, sqrt, where
 from planner.planning.throughput.rates import Rates
 from planner.planning.throughput.step import StepTime, step_time
 from planner.planning.throughput.work import Numbers, Work
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 _P90 = 1.28
 """Standard deviations from the mean; for an exponential wait that comes only sometimes it is near the truth too."""
@@ -52,37 +46,24 @@ class Limits:
 class Steady:
     """The steady state of one replica. Seconds."""
 
-    running: Array
+    running: Numbers
     """Requests admitted at once."""
-    decoding: Array
+    decoding: Numbers
     """Those of them that are past their prompt."""
-    ttft: Array
-    queued: Array
+    ttft: Numbers
+    queued: Numbers
     """The part of TTFT spent waiting for a place."""
-    crowded: Array
+    crowded: Numbers
     """The part of TTFT spent behind other requests' prompts."""
-    ttft_p90: Array
-    tpot: Array
-    tpot_p90: Array
-    itl_p90: Array
-    requests_per_s: Array
-    mixed_share: Array
+    ttft_p90: Numbers
+    tpot: Numbers
+    tpot_p90: Numbers
+    itl_p90: Numbers
+    requests_per_s: Numbers
+    mixed_share: Numbers
     """The share of steps that compute a part of a prompt."""
     decode: StepTime
     mixed: StepTime
-
-
-_Found = TypeVar("_Found", Steady, StepTime)
-
-
-def taken(found: _Found, places: NDArray[np.int64], shape: tuple[int, ...]) -> _Found:
-    """Some of the loads that were computed together; `shape` is that of all."""
-    values: dict[str, Any] = {}
-    for f in fields(found):
-        value = getattr(found, f.name)
-        nested = isinstance(value, StepTime)
-        values[f.name] = taken(value, places, shape) if nested else np.broadcast_to(value, shape)[places]
-    return type(found)(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,45 +72,46 @@ class _Mean:
 
     decode: StepTime
     mixed: StepTime
-    share: Array
-    seconds: Array
+    share: Numbers
+    seconds: Numbers
 
 
 def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     """The steady state; `concurrency` of 1 is a single stream."""
-    concurrency = np.asarray(load.concurrency, dtype=float)
-    output = np.asarray(load.output_len, dtype=float)
-    prompt = np.maximum(load.input_len * (1.0 - load.cached), 1.0)
-    running = np.minimum(np.minimum(concurrency, limits.max_num_seqs), np.maximum(limits.fits, 1.0))
+    concurrency = load.concurrency
+    output = load.output_len
+    prompt = maximum(load.input_len * (1.0 - load.cached), 1.0)
+    running = minimum(minimum(concurrency, limits.max_num_seqs), maximum(limits.fits, 1.0))
     # While each decoding request gets a token in a step, prompts get what is left of the step's tokens.
     most = limits.max_num_batched_tokens * work.pp / (1.0 + prompt / output)
-    decoding = np.minimum(running, most)
-    rate, others = np.zeros_like(decoding), np.maximum(running - 1.0, 0.0)
+    decoding = minimum(running, most)
+    rate: Numbers = 0.0
+    others = maximum(running - 1.0, 0.0)
     beside = others * decoding / running
-    mean = _mean_step(work, rates, limits, load, np.minimum(1.0 + beside, most), prompt, rate, rate)
+    mean = _mean_step(work, rates, limits, load, minimum(1.0 + beside, most), prompt, rate, rate)
     for _ in range(_ROUNDS):
         own, each = _prefill_times(work, rates, limits, load, beside, prompt)
         busy = output * mean.seconds
         ahead = _waiting(own + rates.crowd * others * each, busy, others * each)
-        latest = np.minimum(running / (ahead + busy), most / busy)
-        rate = np.where(rate > 0.0, np.sqrt(rate * latest), latest)
-        decoding = np.minimum(rate * busy, most)
+        latest = minimum(running / (ahead + busy), most / busy)
+        rate = where(rate > 0.0, sqrt(rate * latest), latest)
+        decoding = minimum(rate * busy, most)
         # A request that decodes or arrives sees itself and what others do (the arrival theorem), not the mean.
         beside = others * decoding / running
-        seen = np.minimum(1.0 + beside, most)
+        seen = minimum(1.0 + beside, most)
         mean = _mean_step(work, rates, limits, load, seen, prompt, rate * others / running, each)
     tpot = mean.seconds
     service = ahead + (output - 1.0) * tpot
     # Where prompts cannot keep up, as many requests as tokens fit into a step decode, and the others wait.
-    service = np.where(decoding < most, service, np.maximum(service, running * tpot * output / most))
+    service = where(decoding < most, service, maximum(service, running * tpot * output / most))
     rate = running / (service + rates.first_token)
-    queued = np.maximum(concurrency - running, 0.0) / rate
+    queued = maximum(concurrency - running, 0.0) / rate
     saturated = service - (output - 1.0) * tpot
-    residual = np.where(running > 1.0, 0.5 * tpot, 0.0)
+    residual = where(running > 1.0, 0.5 * tpot, 0.0)
     ttft = rates.first_token + residual + saturated + queued
-    crowded = np.maximum(saturated - own, 0.0)
+    crowded = maximum(saturated - own, 0.0)
     delta = mean.mixed.total - mean.decode.total
-    spread = _P90 * delta * np.sqrt(mean.share / np.maximum(output, 1.0))
+    spread = _P90 * delta * sqrt(mean.share / maximum(output, 1.0))
     return Steady(
         running=running,
         decoding=decoding,
@@ -139,7 +121,7 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
         ttft_p90=ttft + _P90 * _deviation(mean.share, crowded, queued, residual, concurrency - running),
         tpot=tpot,
         tpot_p90=tpot + spread,
-        itl_p90=np.where(mean.share >= 0.1, mean.mixed.total, mean.decode.total),
+        itl_p90=where(mean.share >= 0.1, mean.mixed.total, mean.decode.total),
         requests_per_s=rate,
         mixed_share=mean.share,
         decode=mean.decode,
@@ -152,10 +134,10 @@ def _mean_step(
     rates: Rates,
     limits: Limits,
     load: Load,
-    decoding: Array,
-    prompt: Array,
-    prompts_per_s: Array,
-    each: Array,
+    decoding: Numbers,
+    prompt: Numbers,
+    prompts_per_s: Numbers,
+    each: Numbers,
 ) -> _Mean:
     """The mean of steps with and without a piece of others' prompts, of which `prompts_per_s` arrive.
 
@@ -163,36 +145,36 @@ def _mean_step(
     the time that it holds one decides: `each` is the seconds a prompt then takes.
     """
     batch = decoding / work.pp
-    room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
+    room = maximum(limits.max_num_batched_tokens - batch, 1.0)
     context = load.input_len + load.output_len / 2.0
     decode = step_time(work, rates, decoding=batch, context=context)
     full = each * room / prompt * work.pp
-    used = np.minimum(prompts_per_s * each, 1.0)
-    queued = used * decode.total / np.maximum(used * decode.total + (1.0 - used) * full, 1e-12)
+    used = minimum(prompts_per_s * each, 1.0)
+    queued = used * decode.total / maximum(used * decode.total + (1.0 - used) * full, 1e-12)
     arrivals = prompts_per_s / work.pp * ((1.0 - queued) * decode.total + queued * full)
-    share = np.maximum(1.0 - np.exp(-arrivals * np.ceil(prompt / room)), queued)
-    chunk = np.minimum(arrivals * prompt / np.maximum(share, 1e-9), np.minimum(room, np.maximum(prompt, room * used)))
+    share = maximum(1.0 - exp(-arrivals * ceil(prompt / room)), queued)
+    chunk = minimum(arrivals * prompt / maximum(share, 1e-9), minimum(room, maximum(prompt, room * used)))
     mixed = step_time(
         work,
         rates,
         decoding=batch,
         context=context,
-        chunk=np.maximum(chunk, 1.0),
+        chunk=maximum(chunk, 1.0),
         chunk_context=_middle(load, prompt),
     )
     return _Mean(decode=decode, mixed=mixed, share=share, seconds=share * mixed.total + (1.0 - share) * decode.total)
 
 
-def _deviation(busy: Array, crowded: Array, queued: Array, residual: Array, ahead: Array) -> Array:
+def _deviation(busy: Numbers, crowded: Numbers, queued: Numbers, residual: Numbers, ahead: Numbers) -> Numbers:
     """Of TTFT, seconds. Prompts before one's own: none, or exponential, by how often a step has one; the wait for a
     place: so many requests must end first, at random; for the running step to end: any part of it.
     """
-    busy = np.clip(busy, 0.05, 1.0)
-    variance = crowded**2 * (2.0 - busy) / busy + queued**2 / np.maximum(ahead, 1.0) + residual**2 / 3.0
-    return np.asarray(np.sqrt(variance))
+    busy = minimum(maximum(busy, 0.05), 1.0)
+    variance = crowded**2 * (2.0 - busy) / busy + queued**2 / maximum(ahead, 1.0) + residual**2 / 3.0
+    return sqrt(variance)
 
 
-def _waiting(alone: Array, busy: Array, others: Array) -> Array:
+def _waiting(alone: Numbers, busy: Numbers, others: Numbers) -> Numbers:
     """Seconds until a prompt is done, when prompts are computed one after the other.
 
     The closed queue of the prompts of requests that decode for `busy` seconds between them: R = alone + others x R /
@@ -200,28 +182,28 @@ def _waiting(alone: Array, busy: Array, others: Array) -> Array:
     before; `others`, the time all other prompts take.
     """
     b = busy - alone - others
-    return np.asarray((np.sqrt(b * b + 4.0 * alone * busy) - b) / 2.0)
+    return (sqrt(b * b + 4.0 * alone * busy) - b) / 2.0
 
 
 def _prefill_times(
-    work: Work, rates: Rates, limits: Limits, load: Load, beside: Array, prompt: Array
-) -> tuple[Array, Array]:
+    work: Work, rates: Rates, limits: Limits, load: Load, beside: Numbers, prompt: Numbers
+) -> tuple[Numbers, Numbers]:
     """(seconds to compute a request's own prompt beside others' decodes, the same when prompts fill steps)."""
     batch = beside / work.pp
-    room = np.maximum(limits.max_num_batched_tokens - batch, 1.0)
+    room = maximum(limits.max_num_batched_tokens - batch, 1.0)
     context = load.input_len + load.output_len / 2.0
     middle = _middle(load, prompt)
-    chunks = np.ceil(prompt / room)
+    chunks = ceil(prompt / room)
 
-    def seconds(chunk: Array) -> Array:
+    def seconds(chunk: Numbers) -> Numbers:
         return step_time(work, rates, decoding=batch, context=context, chunk=chunk, chunk_context=middle).total
 
     return chunks * seconds(prompt / chunks), prompt / room * seconds(room) / work.pp
 
 
-def _middle(load: Load, prompt: Array) -> Array:
+def _middle(load: Load, prompt: Numbers) -> Numbers:
     """Mean context of a prompt's tokens: what was cached, and half of the rest."""
-    return np.asarray(load.input_len - prompt / 2.0)
+    return load.input_len - prompt / 2.0
 
 
 def at_rate(
@@ -229,27 +211,18 @@ def at_rate(
 ) -> Load:
     """The load with the concurrency that a request rate (requests/s of one replica) leads to; NaN leaves it alone.
 
-    Found by halves of `rate_grid`, since the rate served rises with the concurrency until the engine is saturated.
+    Found by halves, since the rate served rises with the concurrency until the engine is saturated.
     `requests`: of a short run, whose last request ends a latency after the last has come: fewer are at once on average.
     """
-    wanted = np.atleast_1d(np.asarray(request_rate, dtype=float))
-    high = np.array(np.broadcast_to(_most_at_once(limits), wanted.shape), dtype=float)
-    low = np.ones_like(high)
+    most = minimum(minimum(limits.max_num_seqs, maximum(limits.fits, 1.0)), 4096.0)
+    asked = isfinite(request_rate)
+    low, high = where(asked, 1.0, 1.0), where(asked, most, most)
     for _ in range(_HALVINGS):
-        between = np.sqrt(low * high)
+        between = sqrt(low * high)
         served = steady(work, rates, limits, replace(load, concurrency=between)).requests_per_s
-        missed = served * (1.0 / wanted + between / served / requests) < 1.0
-        low, high = np.where(missed, between, low), np.where(missed, high, between)
-    return replace(load, concurrency=np.where(np.isfinite(wanted), high, load.concurrency))
-
-
-def rate_grid(limits: Limits) -> Array:
-    """For one launch, the concurrencies that `at_rate` chooses from: computing all at once takes less than halving."""
-    return np.asarray(_most_at_once(limits) ** np.linspace(0.0, 1.0, (1 << _HALVINGS) + 1)[1:])
-
-
-def _most_at_once(limits: Limits) -> Array:
-    return np.asarray(np.minimum(np.minimum(limits.max_num_seqs, np.maximum(limits.fits, 1.0)), 4096.0))
+        missed = served * (1.0 / request_rate + between / served / requests) < 1.0
+        low, high = where(missed, between, low), where(missed, high, between)
+    return replace(load, concurrency=where(asked, high, load.concurrency))
 
 
 _HALVINGS = 9

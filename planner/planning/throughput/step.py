@@ -3,52 +3,47 @@
 Each group of operations takes the longer of reading its weights and computing; groups, collectives and the gaps between
 kernels follow one another. Outside CUDA graphs the host launches every kernel, which widens the gaps; with a piece of a
 prompt, graphs are piecewise and the host launches attention.
-All functions broadcast over numpy arrays. Times are seconds.
+All functions take floats or numpy arrays, over which they broadcast. Times are seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-
+from planner.planning.throughput.elementwise import minimum, power, sqrt, where
 from planner.planning.throughput.rates import Rates
 from planner.planning.throughput.work import Numbers, Work
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
     """Where a step's time goes."""
 
-    weights: Array
+    weights: Numbers
     """Reading weights, in groups where that takes longer than computing."""
-    kv: Array
+    kv: Numbers
     """Reading KV cache and recurrent state."""
-    compute: Array
-    communication: Array
-    overhead: Array
+    compute: Numbers
+    communication: Numbers
+    overhead: Numbers
     """Gaps between kernels, launches, the scheduler and the sampler."""
 
     @property
-    def total(self) -> Array:
+    def total(self) -> Numbers:
         """Seconds of the whole step."""
         return self.weights + self.kv + self.compute + self.communication + self.overhead
 
 
-def distinct_share(share: Numbers, tokens: Numbers) -> Array:
+def distinct_share(share: Numbers, tokens: Numbers) -> Numbers:
     """The expected part of the experts that so many tokens touch, when each goes through `share` of them evenly."""
-    return np.asarray(1.0 - np.power(1.0 - np.minimum(share, 1.0 - 1e-12), tokens))
+    left: Numbers = power(1.0 - minimum(share, 1.0 - 1e-12), tokens)
+    return 1.0 - left
 
 
-def _busiest(work: Work, mean: Array, variance: Array) -> Array:
+def _busiest(work: Work, mean: Numbers, variance: Numbers) -> Numbers:
     """Of a quantity an expert has, what an expert of the busiest rank has on average, when routing is random."""
-    return np.asarray(mean + work.expert_excess * np.sqrt(variance / work.rank_experts))
+    excess: Numbers = work.expert_excess * sqrt(variance / work.rank_experts)
+    return mean + excess
 
 
 def step_time(
@@ -61,26 +56,26 @@ def step_time(
     chunk_context: Numbers = 0.0,
 ) -> StepTime:
     """decoding: requests that get one token, at `context` tokens each. chunk: prompt tokens, at their mean context."""
-    tokens = np.asarray(decoding + chunk, dtype=float)
+    tokens = decoding + chunk
     together = tokens * work.expert_replicas
     # The rank with most to do keeps the others waiting.
     touched = distinct_share(work.expert_share, together)
-    experts = work.expert_bytes * np.minimum(_busiest(work, touched, touched * (1.0 - touched)), 1.0)
+    experts = work.expert_bytes * minimum(_busiest(work, touched, touched * (1.0 - touched)), 1.0)
     rows = work.expert_share * together
     expert_tokens = together * _busiest(work, rows, rows) / rows
     # A head computes one row a request, and one for a prompt that ends in this step.
-    heads = decoding + np.minimum(chunk, 1.0)
+    heads = decoding + minimum(chunk, 1.0)
     reads = (
         (work.attention_bytes / rates.attention_bandwidth, work.attention_flops * tokens / rates.attention_flops),
         (work.mlp_bytes / rates.mlp_bandwidth, work.mlp_flops * tokens / rates.mlp_flops),
         (work.head_bytes / rates.head_bandwidth, work.head_flops * heads / rates.head_flops),
         (
-            experts / np.minimum(rates.expert_bandwidth, rates.expert_unpacking),
+            experts / minimum(rates.expert_bandwidth, rates.expert_unpacking),
             work.expert_flops * expert_tokens / rates.expert_flops,
         ),
     )
-    weights = sum((np.where(read >= compute, read, 0.0) for read, compute in reads), np.zeros(()))
-    compute = sum((np.where(read >= compute, 0.0, compute) for read, compute in reads), np.zeros(()))
+    weights = sum((where(read >= compute, read, 0.0) for read, compute in reads), 0.0)
+    compute = sum((where(read >= compute, 0.0, compute) for read, compute in reads), 0.0)
     kv, pairs = _decode_attention(work, rates, decoding, context)
     compute = compute + pairs + _prefill_attention(work, rates, chunk, chunk_context)
     communication = _communication(work, rates, tokens)
@@ -90,37 +85,35 @@ def step_time(
         + work.state_layers * rates.state_layer
         + work.latent_layers * rates.latent_layer
     )
-    launched = work.layers * np.where(
-        tokens > rates.graph_tokens, rates.launch, np.where(chunk > 0.0, rates.piecewise, 0.0)
-    )
+    launched = work.layers * where(tokens > rates.graph_tokens, rates.launch, where(chunk > 0.0, rates.piecewise, 0.0))
     host = rates.step + rates.sequence * decoding
     return StepTime(
-        weights=np.asarray(weights),
-        kv=np.asarray(kv),
-        compute=np.asarray(compute),
-        communication=np.asarray(communication),
-        overhead=np.asarray(gaps + launched + host),
+        weights=weights,
+        kv=kv,
+        compute=compute,
+        communication=communication,
+        overhead=gaps + launched + host,
     )
 
 
-def _decode_attention(work: Work, rates: Rates, decoding: Numbers, context: Numbers) -> tuple[Array, Array]:
+def _decode_attention(work: Work, rates: Rates, decoding: Numbers, context: Numbers) -> tuple[Numbers, Numbers]:
     """(seconds of reading, seconds of computing beyond it)."""
-    seen = np.minimum(context, work.window)
+    seen = minimum(context, work.window)
     nbytes = decoding * (work.kv_full * context + work.kv_window * seen + 2.0 * work.state_bytes)
     flops = decoding * (work.pair_full * context + work.pair_window * seen)
     read, compute = nbytes / rates.kv_bandwidth, flops / rates.pair_flops
-    return np.where(read >= compute, read, 0.0), np.where(read >= compute, 0.0, compute)
+    return where(read >= compute, read, 0.0), where(read >= compute, 0.0, compute)
 
 
-def _prefill_attention(work: Work, rates: Rates, chunk: Numbers, context: Numbers) -> Array:
-    flops = chunk * (work.prefill_full * context + work.prefill_window * np.minimum(context, work.window))
-    return np.asarray(flops / rates.pair_flops)
+def _prefill_attention(work: Work, rates: Rates, chunk: Numbers, context: Numbers) -> Numbers:
+    flops = chunk * (work.prefill_full * context + work.prefill_window * minimum(context, work.window))
+    return flops / rates.pair_flops
 
 
-def _communication(work: Work, rates: Rates, tokens: Array) -> Array:
+def _communication(work: Work, rates: Rates, tokens: Numbers) -> Numbers:
     """Ring all-reduces of every token's hidden state, all-to-alls of the experts' tokens, a send between stages."""
     size = work.hidden_bytes * tokens
     reduce = rates.link_latency + 2.0 * (work.tp - 1.0) / work.tp * size / rates.link_bandwidth
     exchange = rates.link_latency + size / rates.link_bandwidth
     hops = (work.pp - 1.0) * exchange
-    return np.asarray(work.reduces * reduce + work.exchanges * exchange + hops)
+    return work.reduces * reduce + work.exchanges * exchange + hops

@@ -74,13 +74,14 @@ class SpeedTable:
             load = at_rate(work, rates, limits, load, self.workload.request_rate / replicas)
         found = steady(work, rates, limits, load)
         output = replicas * found.requests_per_s * self.workload.output_len
-        return {
+        columns: dict[str, Any] = {
             "running": replicas * found.running,
             "output_tokens_per_s": output,
             "total_tokens_per_s": output * (1.0 + self.workload.input_len / self.workload.output_len),
             "ttft_ms": 1e3 * found.ttft,
             "tpot_ms": 1e3 * found.tpot,
         }
+        return columns
 
     def _joined(self, name: str) -> Array:
         columns: list[Array] = [getattr(rows, name) for rows in self._rows]

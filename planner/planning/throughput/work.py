@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from planner.memory.kv_cache.dtypes import KV_DTYPES
@@ -163,7 +162,11 @@ def work_of_launch(
 
 def _largest_of(n: int) -> float:
     """Expected largest of n standard normal values (Blom's approximation)."""
-    return NormalDist().inv_cdf((n - 0.375) / (n + 0.25)) if n > 1 else 0.0
+    if n == 1:
+        return 0.0
+    from statistics import NormalDist  # its import takes longer than a prediction
+
+    return NormalDist().inv_cdf((n - 0.375) / (n + 0.25))
 
 
 def _modules(model: Model) -> Iterable[tuple[Linear | Experts | LmHead, int]]:
