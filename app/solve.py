@@ -129,7 +129,7 @@ def speed_curve(state: State) -> tuple[throughput.Point, ...]:
 
 @remembered(32)
 def frontier(state: State) -> tuple[Option, ...]:
-    """The alternatives that no other beats in cards, quality and concurrency."""
+    """The alternatives that no other beats in cards, quality, concurrency and predicted speed."""
     found = solve(state)
     return alternatives(found.inputs, found.goal)
 

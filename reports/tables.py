@@ -94,7 +94,7 @@ def _alternatives(plan: Mapping[str, Any]) -> Table | None:
         for option in plan.get("alternatives") or ()
     )
     head = ("Cards", "Engines x TP", "Change", "Quality cost", "Requests at once", "Output tokens/s")
-    note = "None of these is beaten in cards, quality cost and requests at once."
+    note = "None of these is beaten in cards, quality cost, requests at once and output tokens/s."
     return Table(key="alternatives", title="Alternatives", head=head, rows=rows, note=note)
 
 

@@ -252,12 +252,30 @@ def test_suggestions_are_what_an_estimate_of_them_says(model: str, gpu: str, len
 
 def test_no_alternative_is_beaten_by_another():
     inputs = prepare({"model": LLAMA_8B, "gpu": "L40S", "max_model_len": 8192})
-    found = alternatives(inputs, Goal(gpus=4))
+    found = alternatives(inputs, Goal(gpus=4, concurrency=64, input_len=3000, output_len=500))
     assert len(found) > 2
     for one in found:
         assert one.estimate.fits
-        beaten = [o for o in found if o.gpus <= one.gpus and o.cost <= one.cost and o.concurrency > one.concurrency]
-        assert not beaten
+        assert not [
+            other
+            for other in found
+            if other.gpus <= one.gpus
+            and other.cost <= one.cost
+            and other.concurrency > one.concurrency
+            and other.output_tokens_per_s > one.output_tokens_per_s
+        ]
+    # The most requests at once and the most tokens/s are reached in different ways.
+    most = {max(found, key=lambda o: o.concurrency).engines, max(found, key=lambda o: o.output_tokens_per_s).engines}
+    assert len(most) == 2
+
+
+def test_alternatives_say_which_meet_the_limits_on_speed():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "L40S", "max_model_len": 6144})
+    found = alternatives(inputs, Goal(gpus=2, concurrency=40, input_len=3500, output_len=500, tpot_ms=40))
+    for one in found:
+        assert one.speed is not None
+        assert one.meets_goal == (one.concurrency >= 40 and one.speed.point.tpot_ms <= 40)
+    assert {one.meets_goal for one in found} == {True, False}
 
 
 def test_recommendations_reach_the_goal_cheapest_first(tmp_path: Path):

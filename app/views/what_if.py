@@ -122,7 +122,9 @@ def _alternatives(solved: Solved) -> None:
     if not options:
         st.info("No alternative fits on these cards.")
         return
-    st.markdown("None of these is beaten in cards, quality and requests at once. Click one to take it over.")
+    st.markdown(
+        "None of these is beaten in cards, quality, requests at once and predicted speed. Click one to take it over."
+    )
 
     def take() -> None:
         for point in _points("frontier"):
@@ -139,15 +141,12 @@ def _alternatives(solved: Solved) -> None:
                 "change": markdown(option.summary),
                 "quality cost": markdown(option.quality_cost),
                 "requests at once": f"{option.concurrency:,.1f}",
-                "output tokens/s": _rate(option.speed, option.engines),
+                "output tokens/s": f"{option.output_tokens_per_s:,.0f}" if option.speed is not None else "",
+                "goal": "met" if option.meets_goal else "missed",
             }
             for option in options
         ]
     )
-
-
-def _rate(speed: Any, engines: int) -> str:
-    return f"{speed['output_tokens_per_s'] * engines:,.0f}" if speed is not None else ""
 
 
 def _ways(solved: Solved) -> None:

@@ -1,34 +1,62 @@
-"""Alternatives side by side: the launches none of which is beaten in cards, quality cost and concurrency at once."""
+"""Alternatives side by side: the launches none of which is beaten in cards, quality cost, concurrency and predicted
+speed at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from planner.memory.budget import Estimate
 from planner.planning.change import Change
 from planner.planning.goal import Goal
 from planner.planning.rungs import tensor_parallel_sizes
-from planner.planning.speed_goal import speed_of
+from planner.planning.speed_goal import missing, speed_of
 from planner.planning.variants import quantized_variants
 from planner.request import Inputs
+
+if TYPE_CHECKING:
+    from planner.planning.throughput import Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One way to launch the model."""
 
-    gpus: int
-    engines: int
+    goal: Goal
+    """With the cards and engines of this way."""
     inputs: Inputs
     estimate: Estimate
     changes: tuple[Change, ...]
     concurrency: float
     """Requests of the goal's length at once, over all engines."""
-    speed: Mapping[str, Any] | None = None
-    """What planner.planning.throughput says of one engine with its part of the goal's requests."""
+
+    @property
+    def gpus(self) -> int:
+        """Cards that it uses, over all engines."""
+        return self.goal.gpus
+
+    @property
+    def engines(self) -> int:
+        """Equal engines behind a balancer."""
+        return self.goal.engines
+
+    @cached_property
+    def speed(self) -> Throughput | None:
+        """Predicted, of one engine with its part of the goal's requests; None where that cannot be."""
+        return speed_of(self.inputs, replace(self.goal, **_NO_LIMITS), self.estimate)
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Predicted, of all engines; 0 where that cannot be."""
+        return self.speed.point.output_tokens_per_s * self.engines if self.speed is not None else 0.0
+
+    @cached_property
+    def meets_goal(self) -> bool:
+        """Whether it runs the goal's requests at once and is as fast as asked for."""
+        return missing(self.inputs, self.goal, self.estimate) is None
 
     @property
     def cost(self) -> int:
@@ -58,33 +86,39 @@ class Option:
             "concurrency": round(self.concurrency, 2) if math.isfinite(self.concurrency) else None,
             "serve": args.serve_command(name),
             "what_if_quantization": self.inputs.what_if_quantization,
-            "speed": dict(self.speed) if self.speed is not None else None,
+            "speed": self.speed.to_dict() if self.speed is not None else None,
+            "meets_goal": self.meets_goal,
         }
 
 
+_NO_LIMITS: Mapping[str, Any] = {"ttft_ms": None, "tpot_ms": None, "output_tokens_per_s": None}
+_AS_FAST = 0.98
+"""Of another's tokens/s: less of a difference than any prediction can tell."""
+
+
 def alternatives(inputs: Inputs, goal: Goal) -> tuple[Option, ...]:
-    """The frontier over cards used, quality cost and concurrency; best concurrency last."""
+    """The frontier over cards used, quality cost, concurrency and predicted speed; the most cards last."""
     options = [option for option in _all(inputs, goal) if option.estimate.fits and option.concurrency >= 1]
-    best = sorted(frontier(options), key=lambda o: (o.gpus, o.cost, o.concurrency))
-    return tuple(replace(option, speed=_speed(option, goal)) for option in best)
-
-
-def _speed(option: Option, goal: Goal) -> Mapping[str, Any] | None:
-    each = replace(goal, gpus=option.gpus, engines=option.engines)
-    speed = speed_of(option.inputs, each, option.estimate)
-    return None if speed is None else speed.to_dict()
+    return tuple(sorted(frontier(options), key=lambda o: (o.gpus, o.cost, o.concurrency)))
 
 
 def frontier(options: Iterable[Option]) -> list[Option]:
     """Those that no other beats or equals in everything; of equals the first."""
     kept: list[Option] = []
-    for option in sorted(options, key=lambda o: (o.gpus, o.cost, -o.concurrency)):
-        if not any(
-            other.gpus <= option.gpus and other.cost <= option.cost and other.concurrency >= option.concurrency
-            for other in kept
-        ):
+    for option in sorted(options, key=lambda o: (o.gpus, o.cost, -o.concurrency, -o.output_tokens_per_s)):
+        if not any(_beats(other, option) for other in kept):
             kept.append(option)
     return kept
+
+
+def _beats(other: Option, option: Option) -> bool:
+    return (
+        other.gpus <= option.gpus
+        and other.cost <= option.cost
+        and other.concurrency >= option.concurrency
+        and other.output_tokens_per_s >= _AS_FAST * option.output_tokens_per_s
+        and other.meets_goal >= option.meets_goal
+    )
 
 
 def _all(inputs: Inputs, goal: Goal) -> Iterator[Option]:
@@ -99,7 +133,11 @@ def _all(inputs: Inputs, goal: Goal) -> Iterator[Option]:
                 engines = gpus // tensor
                 held = goal.held(estimate) * engines if estimate.fits else 0.0
                 yield Option(
-                    gpus=gpus, engines=engines, inputs=sized, estimate=estimate, changes=changes, concurrency=held
+                    goal=replace(goal, gpus=gpus, engines=engines),
+                    inputs=sized,
+                    estimate=estimate,
+                    changes=changes,
+                    concurrency=held,
                 )
 
 

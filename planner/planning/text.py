@@ -169,7 +169,7 @@ def alternatives_text(found: Sequence[Option]) -> list[str]:
         tensor = one.inputs.args.get("tensor_parallel_size", 1)
         lines.append(
             f"  {one.gpus:>4} {one.engines:>8} {tensor:>3} {_count(one.concurrency):>9} {_speed(one):>9}  "
-            f"{COSTS[one.cost]}; {printable(one.summary)}"
+            f"{COSTS[one.cost]}; {printable(one.summary)}{'' if one.meets_goal else ' (misses the goal)'}"
         )
     return lines
 
@@ -206,7 +206,7 @@ def _recommendation(one: Recommendation) -> tuple[str, ...]:
 
 
 def _speed(one: Option) -> str:
-    return "" if one.speed is None else f"{one.speed['output_tokens_per_s'] * one.engines:,.0f}"
+    return "" if one.speed is None else f"{one.output_tokens_per_s:,.0f}"
 
 
 def _count(held: float) -> str:
