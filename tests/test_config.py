@@ -462,3 +462,17 @@ def test_what_is_printed_is_printable(text: str) -> None:
     assert printable(text).isprintable()
     assert shown(text).isprintable()
     nearest(text, ["Qwen/Qwen3-32B"])
+
+
+def test_a_type_that_transformers_does_not_know_either_costs_no_import() -> None:
+    ask = (
+        "from planner.model.transformers_defaults import from_transformers as ask; print(ask('nonesuch', 'vocab_size'))"
+    )
+    code = f"import sys; {ask}; print('transformers' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["None", "False"]
+
+
+def test_a_type_that_only_transformers_knows_gets_its_default() -> None:
+    pytest.importorskip("transformers")
+    assert transformers_defaults.from_transformers("mlcd", "patch_size") == 14

@@ -17,7 +17,7 @@ from planner.memory.kv_cache.layout import indexer_bytes
 from planner.memory.kv_cache.versions import rules
 from planner.model.attention import KVAttention
 from planner.planning.curve import curve, longest_for
-from planner.request import prepare
+from planner.request import answer, prepare
 from planner.units import GIB
 from tests.kv_case import CPU, LLAMA_8B, card, engine, full, layout, model, of_states, plan, window
 
@@ -274,6 +274,18 @@ def test_curve() -> None:
     assert [length for length, _, _ in points] == [1024, 8192, 131072, 262144]
     assert points[0][2] == 160.0
     assert points[3][2] == 0.0  # does not fit
+
+
+@pytest.mark.parametrize(
+    ("more", "noted", "block"),
+    [({}, True, 640), ({"mamba_ssm_cache_dtype": "float32"}, False, 1152)],
+)
+def test_a_cpu_that_widens_recurrent_states_is_spoken_of(more: dict[str, str], noted: bool, block: int) -> None:
+    request = {"model": "ibm-granite/granite-4.0-h-micro", "gpu": "cpu", "kv_cache_memory_bytes": GIB, **more}
+    told = answer(request)
+    assert any("AVX512-BF16" in warning for warning in told["warnings"]) == noted
+    assert told["kv_cache"]["block_size"] == block
+    assert not any("AVX512" in warning for warning in answer({**request, "model": "Qwen/Qwen3-0.6B"})["warnings"])
 
 
 @pytest.mark.parametrize("sessions", [1, 4, 100])

@@ -6,6 +6,7 @@ transformers itself is asked only for a model_type that the table does not have,
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def of_type(model_type: str) -> ClassDefaults | None:
 @lru_cache(maxsize=256)
 def from_transformers(model_type: str, key: str) -> Any:
     """The default of a class that the table lacks, from the transformers that is installed; None: there is none."""
-    if not model_type:
+    if f'"{model_type}"' not in _names_in_transformers():
         return None
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would say that torch is missing
     try:
@@ -72,6 +73,18 @@ def from_transformers(model_type: str, key: str) -> Any:
     except (KeyError, AttributeError):
         return None
     return value if isinstance(value, (bool, int, float, str)) else None
+
+
+@lru_cache(maxsize=1)
+def _names_in_transformers() -> str:
+    """The text of its list of model types: importing it takes seconds, and most unknown types are unknown there too."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return ""
+    files = (
+        Path(spec.origin).parent / "models" / "auto" / name for name in ("auto_mappings.py", "configuration_auto.py")
+    )
+    return "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from planner.memory.kv_cache.layout import CacheModel, make_layout
 from planner.memory.kv_cache.messages import cannot_auto_fit, kv_too_small, no_cache_blocks
 from planner.memory.kv_cache.specs import Demand
 from planner.model.architecture import Model
-from planner.model.attention import KVAttention, LayerState, MLAttention
+from planner.model.attention import KVAttention, LayerState, MLAttention, RecurrentState
 from planner.units import ceil_div
 
 
@@ -135,6 +135,24 @@ def draft_notes(engine: Engine, draft: Model | None) -> tuple[str, ...]:
     return (f"The layers of the {method} draft are not in the KV cache: its config is not known here.",)
 
 
+def state_notes(model: Model, engine: Engine, gpu: Gpu) -> tuple[str, ...]:
+    """Says so where the processor decides how wide a recurrent state is (platforms/cpu.py check_and_update_config)."""
+    if gpu.kind != "cpu":
+        return ()
+    states = {state for layer in model.layers for state in layer.states if isinstance(state, RecurrentState)}
+    asked = engine.args.get("mamba_ssm_cache_dtype", "auto")
+
+    def size(state: RecurrentState, dtype: str) -> int:
+        return state.nbytes(1, model_dtype=engine.dtype, ssm_cache_dtype=dtype)
+
+    if all(size(state, asked) == size(state, "float32") for state in states):
+        return ()
+    return (
+        "On a processor with AVX512-BF16 vLLM keeps recurrent states in float32, in larger blocks; "
+        "--mamba-ssm-cache-dtype float32 estimates that.",
+    )
+
+
 def resolved_kv_dtype(model: Model, engine: Engine, gpu: Gpu, checkpoint_kv_dtype: str | None) -> str:
     """cache_dtype before the layers are built: flag, checkpoint, then the model's own rule (models/config.py)."""
     name = engine.kv_cache_dtype
@@ -220,7 +238,7 @@ def plan_kv_cache(
         max_model_len_that_fits=longest,
         groups=tuple(_summary(layout, demand)),
         failure=failure,
-        notes=draft_notes(engine, draft),
+        notes=(*draft_notes(engine, draft), *state_notes(model, engine, gpu)),
         layout=layout,
         demand=demand,
     )
