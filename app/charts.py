@@ -22,16 +22,17 @@ from planner.planning.ladder import Plan
 from planner.planning.throughput import Point as Speed
 from planner.units import GIB
 from reports.memory import Memory
-from reports.svg import COLOURS
+from reports.svg import COLOURS, ink
 
 CONFIG = {"displayModeBar": False}
 """Without plotly's tool bar, which would lie over the labels."""
 _LINE = "#808080"
 """Seen on a light and on a dark page."""
-_PATTERNS = {"kv": "/", "activation": "x", "buffers": ".", "graphs": "\\", "non_torch": "-", "free": ""}
-_INK = {"weights": "#ffffff", "non_torch": "#ffffff", "kv": "#ffffff"}
-_GOOD, _BAD, _ENTERED = "#0072B2", "#D55E00", "#E69F00"
-_COSTS = (
+_DASHES = ("dash", "solid")
+"""Of a card's requested share and its end."""
+_PATTERNS = {"kv": "/", "activation": "x", "buffers": ".", "graphs": "\\", "non_torch": "-", "outside": "+", "free": ""}
+MEANINGS = {"value": "#0072B2", "more": "#009E73", "limit or less": "#D55E00", "wanted": "#E69F00"}
+COSTS = (
     ("no quality cost", "#009E73", "circle"),
     ("hardly measurable", "#0072B2", "square"),
     ("small", "#E69F00", "diamond"),
@@ -39,6 +40,8 @@ _COSTS = (
     ("hardly bearable", "#CC79A7", "x"),
 )
 """Of a change's cost, 0 to 4 (planner.planning.change)."""
+_BESIDE = 1.06
+"""Costs of the same number of cards are drawn side by side, so that no mark lies on another."""
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 
 
@@ -58,7 +61,7 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
             textposition="inside",
             insidetextanchor="middle",
             textangle=0,
-            insidetextfont={"color": _INK.get(key, "#000000")},
+            insidetextfont={"color": ink(key)},
             marker={
                 "color": COLOURS[key],
                 "line": {"width": 1, "color": "#ffffff"},
@@ -68,21 +71,39 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
             hovertemplate=f"{name}: %{{customdata[0]}} GiB %{{customdata[1]}}<extra></extra>",
         )
     for row, memory in enumerate(memories):
-        for (_, at), dash in zip(memory.marks, ("dash", "solid"), strict=False):
-            line = {"color": _LINE, "dash": dash, "width": 2}
-            figure.add_shape(type="line", x0=at, x1=at, y0=row - 0.5, y1=row + 0.5, line=line)
-    for (name, at), shift in zip(memories[0].marks, (2, 18), strict=False):
-        _label(figure, f"{name} {at:.2f} GiB", at, shift)
+        for (_, at), dash in zip(memory.marks, _DASHES, strict=False):
+            where = {"type": "line", "x0": at, "x1": at, "y0": row - 0.46, "y1": row + 0.46}
+            figure.add_shape(line={"color": "#ffffff", "width": 5}, **where)
+            figure.add_shape(line={"color": "#000000", "dash": dash, "width": 2}, **where)
+        if memory.marks:
+            _mark_words(figure, memory, row)
+    scale = max(memory.scale_bytes for memory in memories) / GIB
     figure.update_layout(
         barmode="stack",
-        height=240 if len(memories) == 1 else 230 + 56 * len(memories),
-        margin={"l": 8, "r": 12, "t": 44, "b": 8},
-        legend={"orientation": "h", "y": -0.35, "yanchor": "top", "x": 0, "traceorder": "normal"},
-        xaxis={"ticksuffix": " GiB", "side": "bottom"},
+        bargap=0.42,
+        height=190 + 72 * len(memories),
+        margin={"l": 12, "r": 12, "t": 4, "b": 8},
+        legend={
+            "orientation": "h",
+            "y": -0.25 if len(memories) > 1 else -0.4,
+            "yanchor": "top",
+            "x": 0,
+            "traceorder": "normal",
+        },
+        xaxis={"ticksuffix": " GiB", "side": "bottom", "range": [-scale / 100, scale * 1.02], "nticks": 8},
         yaxis={"showticklabels": len(memories) > 1, "autorange": "reversed"},
         uniformtext={"mode": "hide", "minsize": 10},
     )
     return figure
+
+
+def _mark_words(figure: Any, memory: Memory, row: int) -> None:
+    """Above a bar, what its two lines stand for, in their order and as they are drawn."""
+    words = [f"{sign} {name} {at:.2f}" for sign, (name, at) in zip(("¦", "|"), memory.marks, strict=False)]
+    figure.add_annotation(
+        text=" ".join(words) + " GiB", x=1, xref="x domain", xanchor="right", y=row - 0.3, yanchor="bottom",
+        showarrow=False,
+    )  # fmt: skip
 
 
 def _wrapped(text: str, width: int = 14) -> str:
@@ -100,11 +121,6 @@ def _hatched(key: str) -> dict[str, Any]:
     }
 
 
-def _label(figure: Any, text: str, at: float, shift: int) -> None:
-    where = {"yref": "paper", "yanchor": "bottom", "showarrow": False, "yshift": shift, "xanchor": "right"}
-    figure.add_annotation(text=text, x=at, y=1, **where)
-
-
 def concurrency_curve(points: Sequence[Point], wanted: float) -> Any:
     """Requests at once against the context length, both on logarithmic axes, and how many are wanted."""
     held = [point for point in points if point.tokens]
@@ -116,16 +132,16 @@ def concurrency_curve(points: Sequence[Point], wanted: float) -> Any:
             y=[point.max_concurrency for point in held],
             mode="lines+markers+text",
             text=[_times(point.max_concurrency) if point in labelled else "" for point in held],
-            textposition="top center",
+            textposition="top right",  # the line falls
             cliponaxis=False,
-            line={"color": _GOOD},
+            line={"color": MEANINGS["value"]},
             hovertemplate="%{x:,} tokens: %{y:.2f}x<extra></extra>",
         )
     )
-    _level(figure, wanted, f"{wanted:g} wanted", log=True)
+    _level(figure, wanted, f"{wanted:g} wanted", log=True, left=True)
     figure.update_layout(
         height=340,
-        margin=_MARGIN | {"t": 28},
+        margin=_MARGIN | {"t": 28, "r": 40},
         xaxis={
             "type": "log",
             "title": "max_model_len (tokens)",
@@ -137,14 +153,13 @@ def concurrency_curve(points: Sequence[Point], wanted: float) -> Any:
     return figure
 
 
-def _level(figure: Any, at: float, text: str, *, log: bool = False, row: int | None = None) -> None:
-    """A horizontal limit with its words at the right. On a logarithmic axis plotly wants an annotation's exponent."""
+def _level(figure: Any, at: float, text: str, *, log: bool = False, row: int | None = None, left: bool = False) -> None:
+    """A horizontal limit with its words at one end. On a logarithmic axis plotly wants an annotation's exponent."""
     where = {"row": row, "col": 1} if row is not None else {}
-    figure.add_hline(y=at, line={"color": _BAD, "dash": "dash"}, **where)
+    figure.add_hline(y=at, line={"color": MEANINGS["limit or less"], "dash": "dash"}, **where)
     y = math.log10(at) if log else at
-    figure.add_annotation(
-        text=text, x=1, xref="x domain", xanchor="right", y=y, yanchor="bottom", showarrow=False, **where
-    )
+    side = {"x": 0, "xanchor": "left"} if left else {"x": 1, "xanchor": "right"}
+    figure.add_annotation(text=text, xref="x domain", y=y, yanchor="bottom", showarrow=False, **side, **where)
 
 
 def _short(tokens: int) -> str:
@@ -187,7 +202,7 @@ def heat_map(heat: Heat) -> Any:
         hovertemplate="%{customdata}<extra></extra>",
     )
     for line in _boundary(heat):
-        figure.add_shape(type="line", line={"color": _BAD, "width": 4}, **line)
+        figure.add_shape(type="line", line={"color": MEANINGS["limit or less"], "width": 4}, **line)
     figure.update_layout(
         height=120 + 42 * len(rows),
         margin=_MARGIN,
@@ -245,7 +260,7 @@ def speed_curves(points: Sequence[Speed], wanted: float, ttft_ms: float | None, 
             y=values,
             mode="lines+markers",
             marker={"symbol": symbol, "size": 8},
-            line={"color": _GOOD},
+            line={"color": MEANINGS["value"]},
             name=title,
             hovertemplate=f"%{{x:g}} at once: %{{y:,.4g}} {title}<extra></extra>",
             row=number,
@@ -254,7 +269,7 @@ def speed_curves(points: Sequence[Speed], wanted: float, ttft_ms: float | None, 
         if limit is not None:
             _level(figure, limit, f"at most {limit:g}", log=number == 2, row=number)
         figure.update_yaxes(title=title, rangemode="tozero", row=number, col=1)
-        figure.add_vline(x=wanted, line={"color": _ENTERED, "dash": "dot", "width": 2}, row=number, col=1)
+        figure.add_vline(x=wanted, line={"color": MEANINGS["wanted"], "dash": "dot", "width": 2}, row=number, col=1)
     figure.update_yaxes(type="log", dtick=1, row=2, col=1)
     figure.add_annotation(
         text=f"{wanted:g} wanted", x=math.log10(wanted), xanchor="left", y=0, yanchor="bottom", yref="y domain",
@@ -287,13 +302,13 @@ def waterfall(plan: Plan) -> Any:
             y=differences,
             measure=["absolute", *["relative"] * len(steps), "total"],
             text=labels,
-            textposition="auto",
+            textposition="outside",  # inside, a rung that changes nothing would have no words
             cliponaxis=False,
             customdata=notes,
             hovertemplate="%{customdata}: %{text}<extra></extra>",
-            increasing={"marker": {"color": "#009E73"}},
-            decreasing={"marker": {"color": _BAD}},
-            totals={"marker": {"color": _GOOD}},
+            increasing={"marker": {"color": MEANINGS["more"]}},
+            decreasing={"marker": {"color": MEANINGS["limit or less"]}},
+            totals={"marker": {"color": MEANINGS["value"]}},
             connector={"line": {"color": _LINE, "width": 1}},
             row=row,
             col=1,
@@ -307,21 +322,25 @@ def waterfall(plan: Plan) -> Any:
 def frontier(options: Sequence[Option], wanted: float) -> Any:
     """The alternatives: requests at once against cards, marked by what they cost in quality."""
     figure = go.Figure()
-    for cost, (name, colour, symbol) in enumerate(_COSTS):
+    for cost, (name, colour, symbol) in enumerate(COSTS):
         own = [(index, option) for index, option in enumerate(options) if option.cost == cost]
         if not own:
             continue
         figure.add_scatter(
-            x=[option.gpus for _, option in own],
+            x=[option.gpus * _BESIDE ** (cost - 2) for _, option in own],
             y=[option.concurrency for _, option in own],
             mode="markers",
             name=name,
             marker={"color": colour, "symbol": symbol, "size": 16, "line": {"width": 1, "color": "#ffffff"}},
             customdata=[
-                [index, f"{option.engines} x TP {option.inputs.args.get('tensor_parallel_size', 1)}, {option.summary}"]
+                [
+                    index,
+                    option.gpus,
+                    f"{option.engines} x TP {option.inputs.args.get('tensor_parallel_size', 1)}, {option.summary}",
+                ]
                 for index, option in own
             ],
-            hovertemplate="%{x} cards: %{y:,.3g} requests at once<br>%{customdata[1]}<extra></extra>",
+            hovertemplate="%{customdata[1]} cards: %{y:,.3g} requests at once<br>%{customdata[2]}<extra></extra>",
         )
     _level(figure, wanted, f"{wanted:g} wanted", log=True)
     ticks = sorted({option.gpus for option in options})

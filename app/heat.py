@@ -22,7 +22,9 @@ KINDS = {
     "quantization": "Quantization x KV dtype",
     "cards": "Cards x TP",
 }
-WELL_KNOWN = ("B200", "H200 SXM", "H100 SXM", "A100 80GB SXM", "RTX PRO 6000", "L40S", "A10", "L4", "RTX 5090", "4090")
+WELL_KNOWN = (
+    "B200", "H200 SXM", "H100 SXM", "A100 80GB SXM", "RTX PRO 6000", "L40S", "A10", "L4", "RTX 5090", "RTX 4090"
+)  # fmt: skip
 """Beside the state's own card."""
 
 
@@ -87,14 +89,16 @@ def _quantization(state: State) -> Heat:
 
 def _cards(state: State) -> Heat:
     own = solve(state).base.gpu.name
-    names = tuple(dict.fromkeys((own, *(find_gpu(name).name for name in WELL_KNOWN))))
+    short = {own: own.removeprefix("NVIDIA ").removeprefix("GeForce ")}
+    short |= {find_gpu(name).name: name for name in WELL_KNOWN}
+    names = tuple(short)
     sizes = tensor_parallel_sizes(MOST_CARDS)[::-1]
     grid = Grid(gpu=names, tensor_parallel_size=tuple(sizes))
     return Heat(
         x_title="tensor_parallel_size",
         y_title="",
         x=tuple(map(str, sizes)),
-        y=tuple(name.removeprefix("NVIDIA ").removeprefix("GeForce ") for name in names),
+        y=tuple(short.values()),
         cells=_cells(state, grid, len(sizes)),
     )
 

@@ -14,6 +14,7 @@ HOST = "127.0.0.1"
 _OPTIONS = {
     "server.address": HOST,
     "server.maxUploadSize": "5",
+    "server.showEmailPrompt": "false",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",

@@ -16,7 +16,7 @@ from planner.planning.change import Change, request_of
 from planner.planning.ladder import Plan
 
 MOST_COMPARED = 4
-VIEW_KEYS = {"chart": "context", "form": "serve", "run": ""}
+VIEW_KEYS = {"chart": "context", "form": "serve", "run": "", "prices": ""}
 """What a page shows, with its default: in the URL beside the inputs."""
 _COMPARED = "vs"
 

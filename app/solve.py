@@ -148,7 +148,7 @@ def plan_file(state: State) -> dict[str, Any]:
 
 @remembered(8)
 def cards_for(state: State, show: Callable[[float, str], object]) -> tuple[Recommendation, ...]:
-    """Cards that would do, best first; show is told the share done and the card. The state's own card is ignored."""
+    """Cards that would do, least memory first; show is told the share done and the card. The state's own is ignored."""
     found = solve(state)
     cards = worth_trying()
     some: list[Recommendation] = []

@@ -1,4 +1,4 @@
-"""A config.json that a person uploads: data, limited in size, kept in a private folder until the server ends."""
+"""What a person uploads: data, limited in size; a config.json is kept in a private folder until the server ends."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def keep(name: str, content: bytes) -> str:
     path = folder / "config.json"
     path.write_bytes(content)
     return str(path)
+
+
+def decoded(name: str, content: bytes) -> str:
+    """An uploaded text. InputError when it is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{printable(name, 60)}: not UTF-8 text (byte {error.start})") from None
 
 
 @cache

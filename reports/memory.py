@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.text import printable
 from planner.units import GIB
 
+OUTSIDE, OUTSIDE_NAME = "outside", "Outside the budget"
 _TEXT_LIMIT = 4000
 
 
@@ -21,6 +22,13 @@ class Segment:
     name: str
     bytes: int
     basis: str = ""
+    outside: bool = False
+    """Whether it comes on top of the requested share, which this vLLM version does not budget for."""
+
+    @property
+    def colour(self) -> str:
+        """The key under which it is drawn: what is outside the budget is one segment of a bar."""
+        return OUTSIDE if self.outside else self.key
 
     @property
     def gib(self) -> str:
@@ -44,8 +52,6 @@ class Memory:
     requested_bytes: int | None
     missing_bytes: int
     """What would have to be there and is not, where the weights and the rest exceed the requested share."""
-    outside_bytes: int
-    """What is used beyond the requested share once the engine runs, which this vLLM version does not budget for."""
     kv_range: tuple[int, int] | None
 
     def renamed(self, label: str) -> Memory:
@@ -63,6 +69,11 @@ class Memory:
         return max(self.used_bytes, self.total_bytes or 0, self.requested_bytes or 0, 1)
 
     @property
+    def outside_bytes(self) -> int:
+        """What is used beyond the requested share once the engine runs."""
+        return sum(segment.bytes for segment in self.segments if segment.outside)
+
+    @property
     def free_bytes(self) -> int:
         """Bytes of the card that nothing takes; 0 where more is needed than it has."""
         return max(0, (self.total_bytes or 0) - self.used_bytes)
@@ -75,9 +86,15 @@ class Memory:
 
     @property
     def drawn(self) -> tuple[Segment, ...]:
-        """The segments with something in them, and what is left of the card."""
-        free = Segment(key="free", name="Free", bytes=self.free_bytes, basis="")
-        return tuple(part for part in (*self.segments, free) if part.bytes > 0)
+        """The segments with something in them: up to the requested share, what comes on top, what is left."""
+        within = (part for part in self.segments if not part.outside)
+        outside = Segment(key=OUTSIDE, name=OUTSIDE_NAME, bytes=self.outside_bytes, basis=self._outside_words)
+        free = Segment(key="free", name="Free", bytes=self.free_bytes)
+        return tuple(part for part in (*within, outside, free) if part.bytes > 0)
+
+    @property
+    def _outside_words(self) -> str:
+        return ", ".join(part.name.removeprefix(f"{OUTSIDE_NAME}: ") for part in self.segments if part.outside)
 
 
 def memory_of(answer: Mapping[str, Any]) -> Memory | None:
@@ -115,36 +132,37 @@ def _each(answer: Mapping[str, Any]) -> str:
 
 
 def _memory(answer: Mapping[str, Any], memory: Mapping[str, Any], label: str) -> Memory:
-    basis = {key: text(value) for key, value in answer["basis"].items()}
     sizes = {key: int(value) for key, value in memory.items() if value is not None}
-    available = sizes["available_kv_bytes"]
-    weights = sizes["model_loading_bytes"] - sizes["offloaded_bytes"]
-    activation = basis.get("activation_peak", "")
-    parts = (
-        ("weights", "Weights", weights, basis.get("weights", "")),
-        ("kv", "KV cache", max(0, available), basis.get("available_kv", "")),
-        ("activation", "Peak activation", sizes["activation_peak_bytes"], activation),
-        ("buffers", "Engine buffers", sizes["persistent_bytes"] + _later(answer, sizes, weights), activation),
-        ("graphs", "CUDA graphs", sizes["cuda_graph_bytes"], basis.get("cuda_graph", "")),
-        ("non_torch", "Non-torch", sizes["non_torch_bytes"], basis.get("non_torch", "")),
-    )
     low_high = answer["range"].get("available_kv_bytes")
     return Memory(
         label=label,
-        segments=tuple(Segment(key=k, name=n, bytes=size, basis=how) for k, n, size, how in parts),
+        segments=tuple(_segments(answer, sizes)),
         total_bytes=sizes.get("total_bytes"),
         requested_bytes=sizes.get("requested_bytes"),
-        missing_bytes=max(0, -available),
-        outside_bytes=sizes["outside_budget_bytes"],
+        missing_bytes=max(0, -sizes["available_kv_bytes"]),
         kv_range=(int(low_high[0]), int(low_high[1])) if low_high else None,
     )
 
 
-def _later(answer: Mapping[str, Any], sizes: Mapping[str, int], weights: int) -> int:
-    """Buffers allocated after profiling: what is used beyond the requested share and has no line of its own."""
-    engine = answer["engine"] or {}
-    if "requested_bytes" not in sizes or engine.get("kv_cache_memory_bytes") is not None:
-        return 0
-    named = ("activation_peak_bytes", "persistent_bytes", "non_torch_bytes", "cuda_graph_bytes", "available_kv_bytes")
-    known = weights + sum(sizes[key] for key in named)
-    return max(0, sizes["requested_bytes"] + sizes["outside_budget_bytes"] - known)
+def _segments(answer: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[Segment]:
+    """The parts of the requested share, then what comes on top of it. A KV cache of a given size has no budget."""
+    basis = {key: text(value) for key, value in answer["basis"].items()}
+    given = (answer["engine"] or {}).get("kv_cache_memory_bytes") is not None
+    graphs, buffers = sizes["cuda_graph_bytes"], sizes["persistent_bytes"] + sizes["later_bytes"]
+    more_graphs = 0 if given else sizes["cuda_graph_outside_bytes"]
+    more_buffers = 0 if given else sizes["persistent_outside_bytes"] + sizes["later_bytes"]
+    weights = sizes["model_loading_bytes"] - sizes["offloaded_bytes"]
+    activation, graph_basis = basis.get("activation_peak", ""), basis.get("cuda_graph", "")
+    yield Segment(key="weights", name="Weights", bytes=weights, basis=basis.get("weights", ""))
+    kv_basis = basis.get("available_kv", "")
+    yield Segment(key="kv", name="KV cache", bytes=max(0, sizes["available_kv_bytes"]), basis=kv_basis)
+    yield Segment(key="activation", name="Peak activation", bytes=sizes["activation_peak_bytes"], basis=activation)
+    if buffers > more_buffers or not more_buffers:
+        yield Segment(key="buffers", name="Engine buffers", bytes=buffers - more_buffers, basis=activation)
+    if not more_graphs:
+        yield Segment(key="graphs", name="CUDA graphs", bytes=graphs, basis=graph_basis)
+    yield Segment(key="non_torch", name="Non-torch", bytes=sizes["non_torch_bytes"], basis=basis.get("non_torch", ""))
+    outside = (("graphs", "CUDA graphs", more_graphs, graph_basis), ("buffers", "buffers", more_buffers, activation))
+    for key, name, size, how in outside:
+        if size:
+            yield Segment(key=f"{OUTSIDE}_{key}", name=f"{OUTSIDE_NAME}: {name}", bytes=size, basis=how, outside=True)

@@ -13,12 +13,12 @@ COLOURS = {
     "buffers": "#F0E442",
     "graphs": "#CC79A7",
     "non_torch": "#D55E00",
+    "outside": "#56B4E9",
     "free": "#BBBBBB",
 }
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
 
-_INK = {"weights": "#fff", "kv": "#fff", "non_torch": "#fff"}
-"""Of a name on its colour."""
+_WHITE = ("weights",)
 _WIDTH, _TOP, _HEIGHT = 720, 18, 34
 
 
@@ -34,7 +34,7 @@ def bar(memory: Memory) -> Markup:
         )
         if width > 7 * len(part.name) + 8:
             middle = f'x="{left + width / 2:.2f}" y="{_TOP + _HEIGHT / 2 + 4:g}"'
-            shapes.append(f'<text class="name" {middle} fill="{_INK.get(part.key, "#000")}">{part.name}</text>')
+            shapes.append(f'<text class="name" {middle} fill="{ink(part.key)}">{part.name}</text>')
         left += width
     if memory.requested_bytes is not None:
         shapes.append(_line(memory.requested_bytes * scale, "requested", dashed=True, label_y=12))
@@ -44,6 +44,11 @@ def bar(memory: Memory) -> Markup:
     return Markup(
         f'<svg viewBox="-2 0 {_WIDTH + 4} {height}" role="img" aria-label="Memory per GPU">{"".join(shapes)}</svg>'
     )
+
+
+def ink(key: str) -> str:
+    """Of a name on the colour of this part."""
+    return "#ffffff" if key in _WHITE else "#000000"
 
 
 def _line(x: float, label: str, *, dashed: bool, label_y: int) -> str:

@@ -66,10 +66,9 @@ def why_no_engine() -> str | None:
 SYSTEM_PACKAGES = {
     "chromium": "the app's tests in a real browser, and reports as PDF",
     "java": "the HTML validator of the reports' tests",
-    "pdftotext": "the tests that read a PDF report",
 }
 """Commands that tests use where they are there, and for what."""
-DEBIAN = {"chromium": "chromium", "java": "default-jre-headless", "pdftotext": "poppler-utils"}
+DEBIAN = {"chromium": "chromium", "java": "default-jre-headless"}
 """The Debian package of each."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -43,18 +45,30 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """`vllm-fit ui` as a person starts it; its address."""
+    """`vllm-fit ui` as a person with an empty home starts it; its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "planner.cli", "ui", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="vllm-fit-home-", ignore_cleanup_errors=True) as home,
+        subprocess.Popen(
+            command, cwd=ROOT, env=_environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process,
+    ):
         try:
             _wait(f"http://127.0.0.1:{port}/_stcore/health", process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(20)
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Without what belongs to the person who runs the tests: history, caches, settings, the Hub's cache and token."""
+    theirs = ("XDG_", "HF_", "HUGGING_FACE_", "STREAMLIT_", "VLLM_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    return {**kept, "HOME": home, "HF_HUB_OFFLINE": "1"}
 
 
 def _wait(health: str, process: subprocess.Popen[bytes]) -> None:
@@ -83,8 +97,26 @@ def screenshot(page: Page, name: str) -> None:
     """The whole page, not only what is in view."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     width = page.viewport_size["width"] if page.viewport_size else WIDTHS["wide"]
-    height = page.evaluate("document.querySelector('[data-testid=stMain]')?.scrollHeight ?? document.body.scrollHeight")
-    page.set_viewport_size({"width": width, "height": min(max(height + 20, 800), _TALLEST)})
-    page.wait_for_timeout(400)  # charts are drawn again at the new size
+    page.set_viewport_size({"width": width, "height": _still(settled(page))})
+    _still(page)  # charts are drawn again at the new size
     settled(page).screenshot(path=SCREENSHOTS / f"{name}.png")
     page.set_viewport_size({"width": width, "height": 800})
+
+
+_MOVING = "h1, h2, h3, svg, table, button, [data-testid=stAlert], [data-testid=stMarkdown]"
+_SAME_AS_BEFORE = """selector => {
+    const boxes = [...document.querySelectorAll(selector)].map(element => element.getBoundingClientRect());
+    const now = boxes.map(box => [box.x, box.y, box.width, box.height].join()).join(";");
+    const same = window.seenBefore === now;
+    window.seenBefore = now;
+    return same;
+}"""
+_HEIGHT = "(document.querySelector('[data-testid=stMain]') ?? document.body).scrollHeight"
+
+
+def _still(page: Page) -> int:
+    """The height of the whole page, once nothing in it moves: everything is where it was half a second before."""
+    page.evaluate("window.seenBefore = null")
+    page.wait_for_function(_SAME_AS_BEFORE, arg=_MOVING, polling=500, timeout=60_000)
+    height: int = page.evaluate(_HEIGHT)
+    return min(max(height + 20, 800), _TALLEST)

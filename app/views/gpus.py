@@ -1,33 +1,42 @@
-"""GPUs: which cards would do for this model and load, and how many of each."""
+"""GPUs: which cards would do for this model and load, how many of each, and at what cost."""
 
 from __future__ import annotations
+
+from pathlib import PurePath
 
 import streamlit as st
 
 from app import session
 from app.solve import Solved, cards_for
+from app.uploads import decoded
+from planner.errors import InputError
 from planner.planning.change import request_of
-from planner.planning.recommend import Recommendation
+from planner.planning.recommend import Recommendation, parse_prices, rank
 from reports.render import markdown
 from reports.view import goal_words
 
 _FIRST = 12
+_LONGEST = 4000
+"""Characters of prices: they are part of the link."""
 
 
 def page(solved: Solved) -> None:
     """Which cards would do, and how many."""
     st.markdown(
         f"Cards that hold {markdown(goal_words(solved.goal.to_dict()))} of **{markdown(solved.inputs.model.name)}**, "
-        "the fewest of each, smallest first. The card and count at the side are ignored."
+        "the fewest of each. The card and count at the side are ignored."
     )
+    prices = _prices()
     bar = st.progress(0.0, "Trying every card …")
     found = cards_for(solved.state, lambda share, name: bar.progress(share, markdown(f"Trying {name} …")))
     bar.empty()
     if not found:
-        st.error("No card of the catalogue will do, up to eight of them.")
+        st.error("No card of the catalogue will do, up to sixteen of them.")
         return
     free_only = st.toggle("Only without a cost in quality", key="free_only", persist_state="session")
-    shown = [one for one in found if not free_only or one.plan.cost == 0]
+    ranked = sorted((one.at(prices) for one in found), key=rank)
+    shown = [one for one in ranked if not free_only or one.plan.cost == 0]
+    st.caption("Cheapest first; cards without a price last." if prices else "Least memory of all cards together first.")
     for number, one in enumerate(shown[:_FIRST]):
         _card(number, one)
     if len(shown) > _FIRST:
@@ -36,16 +45,63 @@ def page(solved: Solved) -> None:
                 _card(number, one)
 
 
-def _card(number: int, one: Recommendation) -> None:
-    facts = one.to_dict()
-    with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        rate = f", {facts['output_tokens_per_s']:,.0f} output tokens/s" if facts["output_tokens_per_s"] else ""
-        held = f"{facts['concurrency']:,.2f} requests at once" if facts["concurrency"] is not None else "fits"
-        st.markdown(
-            f"**{one.gpus} x {markdown(one.gpu.name)}** ({markdown(facts['split'])}): {held}{rate}  \n"
-            + markdown("; ".join(facts["changes"]) or "as it is")
+def _prices() -> dict[str, float]:
+    """Of one card for an hour, as entered; none where that makes no sense, with the sentence why."""
+    with st.expander("Prices", expanded=bool(st.session_state.get("prices"))):
+        st.file_uploader(
+            "A file: CSV, JSON or YAML", ["csv", "json", "yaml", "yml"], key="price_file", on_change=_take_file
         )
-        st.button("Use it", key=f"use-{number}", on_click=_use, args=(one,))
+        st.text_area(
+            "A card and its price for an hour on each line",
+            key="prices",
+            max_chars=_LONGEST,
+            placeholder="H100, 2.50\nL40S, 0.90",
+            persist_state="session",
+        )
+        problem = st.session_state.pop("price_problem", None)
+        try:
+            if problem is None:
+                return parse_prices(st.session_state.get("prices") or "", ".csv", "prices")
+        except InputError as error:
+            problem = str(error)
+        st.error(markdown(problem))
+        return {}
+
+
+def _take_file() -> None:
+    """The prices of an uploaded file become the text, which is part of the link."""
+    file = st.session_state.get("price_file")
+    if file is None:
+        return
+    try:
+        found = parse_prices(decoded(file.name, file.getvalue()), PurePath(file.name).suffix, "the price file")
+        text = "\n".join(f"{name}, {price:g}" for name, price in found.items())
+        if len(text) > _LONGEST:
+            raise InputError(f"the price file: more than the {_LONGEST:,} characters that a link holds")
+        st.session_state["prices"] = text
+    except InputError as error:
+        st.session_state["price_problem"] = str(error)
+
+
+def _card(number: int, one: Recommendation) -> None:
+    with st.container(border=True):
+        words, button = st.columns((6, 1), vertical_alignment="center")
+        words.markdown(
+            f"**{one.gpus} x {markdown(one.gpu.name)}** ({markdown(one.to_dict()['split'])}): {_figures(one)}  \n"
+            + markdown("; ".join(change.summary for change in one.plan.changes) or "as it is")
+        )
+        button.button("Use it", key=f"use-{number}", on_click=_use, args=(one,), width="stretch")
+
+
+def _figures(one: Recommendation) -> str:
+    facts = one.to_dict()
+    figures = (
+        ("{:,.2f} an hour", facts["price_per_hour"]),
+        ("{:,.2f} per million output tokens", facts["price_per_million_output_tokens"]),
+        ("{:,.2f} requests at once", facts["concurrency"]),
+        ("{:,.0f} output tokens/s", facts["output_tokens_per_s"]),
+    )
+    return ", ".join(words.format(value) for words, value in figures if value is not None) or "fits"
 
 
 def _use(one: Recommendation) -> None:

@@ -154,14 +154,14 @@ def _ways(solved: Solved) -> None:
     st.markdown("The same cards, shared out in other ways.")
     for number, plan in enumerate(plans):
         words, facts = split_words(plan), plan.summary()
-        with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            held = (
-                f"{facts['concurrency']:,.2f} requests at once" if facts["concurrency"] else "does not reach the goal"
-            )
-            rate = f", {facts['output_tokens_per_s']:,.0f} output tokens/s" if facts["output_tokens_per_s"] else ""
-            st.markdown(f"**{markdown(words)}**: {held}{rate}")
+        held = f"{facts['concurrency']:,.2f} requests at once" if facts["concurrency"] else "does not reach the goal"
+        rate = f", {facts['output_tokens_per_s']:,.0f} output tokens/s" if facts["output_tokens_per_s"] else ""
+        with st.container(border=True):
+            way, button = st.columns((6, 1), vertical_alignment="center")
+            way.markdown(f"**{markdown(words)}**: {held}{rate}")
             if plan.met:
-                st.button("Apply", key=f"way-{number}", on_click=session.apply_plan, args=(plan,))
+                label, key = "Apply", f"way-{number}"
+                button.button(label, key=key, on_click=session.apply_plan, args=(plan,), width="stretch")
 
 
 _CHARTS: dict[str, tuple[str, Callable[[Solved], None]]] = {
@@ -169,7 +169,7 @@ _CHARTS: dict[str, tuple[str, Callable[[Solved], None]]] = {
     "speed": ("Speed", _speed),
     "ladder": ("Ladder", _ladder),
     "alternatives": ("Alternatives", _alternatives),
-    "ways": ("Ways to use the cards", _ways),
+    "ways": ("Replicas", _ways),
 }
 
 if found := session.solved():

@@ -185,6 +185,9 @@ class Estimate:
             "cuda_graph_bytes": beside.cuda_graph,
             "available_kv_bytes": rank.available_kv_bytes,
             "outside_budget_bytes": beside.outside_budget,
+            "cuda_graph_outside_bytes": beside.cuda_graph_outside,
+            "persistent_outside_bytes": beside.persistent_outside,
+            "later_bytes": beside.later,
             "offloaded_bytes": self.offloaded_bytes,
         }
 

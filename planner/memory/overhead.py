@@ -55,10 +55,17 @@ class Overhead:
         return self.non_torch + self.persistent + self.cuda_graph + self.later
 
     @property
+    def cuda_graph_outside(self) -> int:
+        return 0 if self.graphs_in_budget else self.cuda_graph
+
+    @property
+    def persistent_outside(self) -> int:
+        return 0 if self.persistent_in_budget else self.persistent
+
+    @property
     def outside_budget(self) -> int:
         """What will be used beyond the requested share."""
-        graphs = 0 if self.graphs_in_budget else self.cuda_graph
-        return graphs + (0 if self.persistent_in_budget else self.persistent) + self.later
+        return self.cuda_graph_outside + self.persistent_outside + self.later
 
 
 def overhead(

@@ -15,7 +15,7 @@ from planner.planning.goal import Goal
 from planner.planning.ladder import Plan
 from planner.planning.replicas import fit_with_replicas, split_words
 from planner.request import Inputs
-from planner.text import shown
+from planner.text import printable, shown
 
 COUNTS = (1, 2, 4, 8, 16)
 """Two nodes are tried only where one does not do."""
@@ -39,9 +39,21 @@ class Recommendation:
         """GPUs in all."""
         return self.plan.goal.gpus
 
+    @property
+    def price_per_million(self) -> float | None:
+        """Of a million output tokens at the predicted speed; None where the price or the speed is not known."""
+        rate = self.plan.output_tokens_per_s
+        return None if self.price_per_hour is None or not rate else self.price_per_hour / (rate * 3600) * 1e6
+
+    def at(self, prices: Mapping[str, float]) -> Recommendation:
+        """With what these prices of one card make of it; those of read_prices."""
+        price = prices.get(self.gpu.name)
+        return replace(self, price_per_hour=None if price is None else price * self.gpus)
+
     def to_dict(self) -> dict[str, Any]:
         """As an entry of the JSON answer; the price in the unit that --price was given in."""
         held = self.plan.goal.held(self.plan.estimate) * self.plan.engines
+        million = self.price_per_million
         return {
             "gpu": self.gpu.name,
             "gpus": self.gpus,
@@ -51,6 +63,7 @@ class Recommendation:
             "concurrency": round(held, 2) if math.isfinite(held) else None,
             "output_tokens_per_s": round(self.plan.output_tokens_per_s, 1) if self.plan.speed is not None else None,
             "price_per_hour": self.price_per_hour,
+            "price_per_million_output_tokens": None if million is None else round(million, 4),
             "serve": self.plan.serve_command,
             "what_if_quantization": self.plan.inputs.what_if_quantization,
         }
@@ -69,9 +82,9 @@ def recommend(
     Cheapest first where there are prices, else by the memory of all cards. cards: empty for the whole catalogue.
     """
     found = [
-        recommendation
+        one.at(prices or {})
         for gpu in cards or worth_trying()
-        for recommendation in _of_card(replace(inputs, gpu=gpu, gpu_request={"gpu": gpu.name}), goal, prices, forbid)
+        for one in _of_card(replace(inputs, gpu=gpu, gpu_request={"gpu": gpu.name}), goal, forbid)
     ]
     return tuple(sorted(found, key=rank))
 
@@ -83,9 +96,7 @@ def worth_trying() -> tuple[Gpu, ...]:
     )
 
 
-def _of_card(
-    inputs: Inputs, goal: Goal, prices: Mapping[str, float] | None, forbid: tuple[str, ...]
-) -> Iterator[Recommendation]:
+def _of_card(inputs: Inputs, goal: Goal, forbid: tuple[str, ...]) -> Iterator[Recommendation]:
     cheapest: int | None = None
     for gpus in COUNTS:
         if inputs.model.parameters * _SMALLEST_WEIGHT > gpus * inputs.gpu.known_memory():
@@ -95,8 +106,7 @@ def _of_card(
         wanted = replace(goal, gpus=gpus)
         plan = fit_with_replicas(inputs, wanted, forbid=tuple({*NOT_RUNGS, *forbid}))
         if plan.met and (cheapest is None or plan.cost < cheapest):
-            price = prices.get(inputs.gpu.name) if prices else None
-            yield Recommendation(gpu=inputs.gpu, plan=plan, price_per_hour=None if price is None else price * gpus)
+            yield Recommendation(gpu=inputs.gpu, plan=plan)
             cheapest = plan.cost
         if cheapest == 0:
             return
@@ -111,37 +121,51 @@ def rank(one: Recommendation) -> tuple[float, int, int, str]:
 
 def read_prices(path: Path) -> dict[str, float]:
     """Card -> price of one for an hour, from JSON or YAML {"H100": 2.5} or CSV lines `H100,2.5`."""
-    pairs = _pairs(path)
+    from planner import strict_json
+
+    return parse_prices(strict_json.read_text(path, printable(path)), path.suffix, printable(path))
+
+
+def parse_prices(text: str, suffix: str, where: str) -> dict[str, float]:
+    """As read_prices, of a text. suffix: ".csv", ".yaml" or else JSON. where: what an InputError names."""
     prices: dict[str, float] = {}
-    for name, price in pairs:
+    for name, price in _pairs(text, suffix.lower(), where):
         if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < 1e9:
-            raise InputError(f"{path}: price of {shown(name)} = {shown(price)}: must be a number of at least 0")
+            raise InputError(f"{where}: price of {shown(name)} = {shown(price)}: must be a number of at least 0")
         prices[find_gpu(str(name)).name] = float(price)
     return prices
 
 
-def _pairs(path: Path) -> list[tuple[Any, Any]]:
-    from planner import strict_json
-
-    text = strict_json.read_text(path, str(path))
-    if path.suffix.lower() == ".csv":
-        rows = [row for row in csv.reader(text.splitlines()) if row and not row[0].startswith("#")]
-        short = next((row for row in rows if len(row) < 2), None)
-        if short is not None:
-            raise InputError(f"{path}: {shown(','.join(short))}: must be a card and its price")
-        return [(row[0], _number(row[1])) for row in rows if row[0].strip().lower() not in ("gpu", "card", "name")]
-    if path.suffix.lower() in (".yaml", ".yml"):
+def _pairs(text: str, suffix: str, where: str) -> list[tuple[Any, Any]]:
+    if suffix == ".csv":
+        return list(_csv_pairs(text, where))
+    if suffix in (".yaml", ".yml"):
         import yaml
 
         try:
             values = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date with a 13th month
-            raise InputError(f"{path}: not valid YAML: {(str(error).splitlines() or ['unreadable'])[0]}") from error
+            raise InputError(f"{where}: not valid YAML: {(str(error).splitlines() or ['unreadable'])[0]}") from error
     else:
-        values = strict_json.parse(text, str(path))
+        from planner import strict_json
+
+        values = strict_json.parse(text, where)
     if not isinstance(values, dict):
-        raise InputError(f"{path}: must be an object of cards and prices")
+        raise InputError(f"{where}: must be an object of cards and prices")
     return list(values.items())
+
+
+def _csv_pairs(text: str, where: str) -> Iterator[tuple[str, float | str]]:
+    try:
+        for row in csv.reader(text.splitlines()):
+            if not any(cell.strip() for cell in row) or row[0].startswith("#"):
+                continue
+            if len(row) < 2:
+                raise InputError(f"{where}: {shown(','.join(row))}: must be a card and its price")
+            if row[0].strip().lower() not in ("gpu", "card", "name"):
+                yield row[0].strip(), _number(row[1])
+    except csv.Error as error:  # a field that never ends
+        raise InputError(f"{where}: not valid CSV: {error}") from error
 
 
 def _number(text: str) -> float | str:

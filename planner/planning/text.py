@@ -180,13 +180,14 @@ def recommendations_text(found: Sequence[Recommendation], goal: Goal, shown: int
     if not found:
         return f"no card of the catalogue serves {wanted}, sixteen of them together included"
     priced = any(one.price_per_hour is not None for one in found)
-    rows: list[tuple[str, ...]] = [("per hour", "cards", "used as", "at once", "tokens/s", "quality cost", "changes")]
+    head = ("per hour", "per M tokens", "cards", "used as", "at once", "tokens/s", "quality cost", "changes")
+    rows: list[tuple[str, ...]] = [head]
     rows += [_recommendation(one) for one in found[:shown]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"For {wanted}{', by price' if priced else ', by the memory of all cards'}:", ""]
     for row in rows:
-        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, "><<>><<", widths, strict=True)]
-        lines.append("  " + "  ".join(cells if priced else cells[1:]).rstrip())
+        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, ">><<>><<", widths, strict=True)]
+        lines.append("  " + "  ".join(cells if priced else cells[2:]).rstrip())
     if len(found) > shown:
         lines += ["", f"  and {len(found) - shown} more (--top {len(found)} shows all)"]
     return "\n".join(lines)
@@ -195,7 +196,8 @@ def recommendations_text(found: Sequence[Recommendation], goal: Goal, shown: int
 def _recommendation(one: Recommendation) -> tuple[str, ...]:
     plan = one.plan
     return (
-        "" if one.price_per_hour is None else f"{one.price_per_hour:.2f}",
+        "" if one.price_per_hour is None else f"{one.price_per_hour:,.2f}",
+        "" if one.price_per_million is None else f"{one.price_per_million:,.2f}",
         f"{one.gpus} x {one.gpu.name}",
         split_words(plan),
         _count(plan.goal.held(plan.estimate) * plan.engines),

@@ -64,8 +64,9 @@ def _on_cpu(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None
 
 def _alibi_with_fp8(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
     """FlashAttention 2 has to do what FlashAttention 3 cannot (ALiBi), and has no fp8 (fa_utils.py)."""
-    slopes = any(module.name.endswith("alibi_slopes") for layer in model.layers for module in layer.modules)
-    if not slopes or engine.capability != 90 or not kv_cache_dtype.startswith("fp8"):
+    if engine.capability != 90 or not kv_cache_dtype.startswith("fp8"):
+        return None
+    if not any(module.name.endswith("alibi_slopes") for layer in model.layers for module in layer.modules):
         return None
     return Refusal(
         "kv_cache_dtype_needs_attention",
