@@ -40,8 +40,10 @@ COSTS = (
     ("hardly bearable", "#CC79A7", "x"),
 )
 """Of a change's cost, 0 to 4 (planner.planning.change)."""
-_BESIDE = 1.06
+_BESIDE = 1.09
 """Costs of the same number of cards are drawn side by side, so that no mark lies on another."""
+_MIDDLE = 0.465
+"""Of the heat map's colours: darker ones take white figures, lighter ones black, each with a contrast of 4.5."""
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 
 
@@ -72,7 +74,7 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
         )
     for row, memory in enumerate(memories):
         for (_, at), dash in zip(memory.marks, _DASHES, strict=False):
-            where = {"type": "line", "x0": at, "x1": at, "y0": row - 0.46, "y1": row + 0.46}
+            where = {"type": "line", "x0": at, "x1": at, "y0": row - 0.29, "y1": row + 0.4}
             figure.add_shape(line={"color": "#ffffff", "width": 5}, **where)
             figure.add_shape(line={"color": "#000000", "dash": dash, "width": 2}, **where)
         if memory.marks:
@@ -85,7 +87,7 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
         margin={"l": 12, "r": 12, "t": 4, "b": 8},
         legend={
             "orientation": "h",
-            "y": -0.25 if len(memories) > 1 else -0.4,
+            "y": -0.2 if len(memories) > 1 else -0.3,
             "yanchor": "top",
             "x": 0,
             "traceorder": "normal",
@@ -99,9 +101,9 @@ def memory_bar(memories: Sequence[Memory]) -> Any:
 
 def _mark_words(figure: Any, memory: Memory, row: int) -> None:
     """Above a bar, what its two lines stand for, in their order and as they are drawn."""
-    words = [f"{sign} {name} {at:.2f}" for sign, (name, at) in zip(("¦", "|"), memory.marks, strict=False)]
+    words = [f"{sign} {name} {at:.2f}" for sign, (name, at) in zip(("┇", "┃"), memory.marks, strict=False)]
     figure.add_annotation(
-        text=" ".join(words) + " GiB", x=1, xref="x domain", xanchor="right", y=row - 0.3, yanchor="bottom",
+        text=" ".join(words) + " GiB", x=1, xref="x domain", xanchor="right", y=row - 0.32, yanchor="bottom",
         showarrow=False,
     )  # fmt: skip
 
@@ -194,7 +196,7 @@ def heat_map(heat: Heat) -> Any:
         mode="markers+text",
         marker={"size": 26, "opacity": 0, "symbol": "square"},
         text=[_times(cell.max_concurrency) if cell.fits else "–" for _, _, cell in cells],
-        textfont={"color": [_ink(value, (low + high) / 2) for row in values for value in row]},
+        textfont={"color": [_ink(value, low + _MIDDLE * (high - low)) for row in values for value in row]},
         customdata=[
             f"{cell.tokens:,} tokens, {cell.max_concurrency:,.2f}x" if cell.fits else _why(cell.status, cell.reason)
             for _, _, cell in cells
@@ -314,7 +316,7 @@ def waterfall(plan: Plan) -> Any:
             col=1,
         )
         figure.update_yaxes(title=title, row=row, col=1)
-    _level(figure, plan.goal.per_engine, f"{plan.goal.per_engine:g} wanted", row=2)
+    _level(figure, plan.goal.per_engine, f"{plan.goal.per_engine:g} wanted", row=2, left=True)
     figure.update_layout(height=520, margin=_MARGIN | {"t": 16}, showlegend=False)
     return figure
 

@@ -87,6 +87,7 @@ def _load(engine: dict[str, Any]) -> None:
     left, right = st.columns(2)
     left.text_input("Prompt tokens", key="input_len", placeholder="any", help="Of one request, e.g. 2000 or 4k.")
     right.text_input("Answer tokens", key="output_len", placeholder="any", help="Of one request.")
+    left, right = st.columns(2)  # of their own, since on a phone the right one of a pair comes under the left
     left.text_input("Max TTFT, ms", key="ttft_ms", placeholder="any", help="Mean time to the first token.")
     right.text_input("Max ITL, ms", key="tpot_ms", placeholder="any", help="Mean time between tokens (TPOT).")
     _text("Context per user: max-model-len", "max_model_len", engine)

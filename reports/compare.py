@@ -43,9 +43,15 @@ class Row:
 
 
 def compared_rows(answers: Sequence[Answered]) -> tuple[Row, ...]:
-    """The facts that any of the answers has, in a fixed order."""
+    """The facts that any of the answers has, each after the one that it follows in its own answer."""
     columns = [_facts(*answered) for answered in answers]
-    names = dict.fromkeys(name for column in columns for name in column)
+    names: list[str] = []
+    for column in columns:
+        place = 0
+        for name in column:
+            if name not in names:
+                names.insert(place, name)
+            place = names.index(name) + 1
     return tuple(Row(name=name, values=tuple(column.get(name, "") for column in columns)) for name in names)
 
 

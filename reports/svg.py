@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from planner.units import GIB
 from reports.memory import Memory
 
 COLOURS = {
@@ -36,10 +37,8 @@ def bar(memory: Memory) -> Markup:
             middle = f'x="{left + width / 2:.2f}" y="{_TOP + _HEIGHT / 2 + 4:g}"'
             shapes.append(f'<text class="name" {middle} fill="{ink(part.key)}">{part.name}</text>')
         left += width
-    if memory.requested_bytes is not None:
-        shapes.append(_line(memory.requested_bytes * scale, "requested", dashed=True, label_y=12))
-    if memory.total_bytes is not None:
-        shapes.append(_line(memory.total_bytes * scale, "end of the card", dashed=False, label_y=_TOP + _HEIGHT + 14))
+    for (name, at), dashed in zip(memory.marks, (True, False), strict=False):
+        shapes.append(_line(at * GIB * scale, f"{name} {at:.2f} GiB", dashed=dashed))
     height = _TOP + _HEIGHT + 20
     return Markup(
         f'<svg viewBox="-2 0 {_WIDTH + 4} {height}" role="img" aria-label="Memory per GPU">{"".join(shapes)}</svg>'
@@ -51,10 +50,12 @@ def ink(key: str) -> str:
     return "#ffffff" if key in _WHITE else "#000000"
 
 
-def _line(x: float, label: str, *, dashed: bool, label_y: int) -> str:
+def _line(x: float, label: str, *, dashed: bool) -> str:
+    """The dashed one has its words above the bar, the other below."""
     anchor = "end" if x > _WIDTH / 2 else "start"
     dash = ' stroke-dasharray="4 3"' if dashed else ""
+    words, y = ("label", _TOP - 6) if dashed else ("label below", _TOP + _HEIGHT + 7)
     return (
         f'<line class="mark" x1="{x:.2f}" x2="{x:.2f}" y1="{_TOP - 4}" y2="{_TOP + _HEIGHT + 4}"{dash}/>'
-        f'<text class="label" x="{x:.2f}" y="{label_y}" text-anchor="{anchor}">{label}</text>'
+        f'<text class="{words}" x="{x:.2f}" y="{y}" text-anchor="{anchor}">{label}</text>'
     )

@@ -26,6 +26,11 @@ def tables_of(plan: Mapping[str, Any]) -> tuple[Table, ...]:
     return tuple(table for table in found if table is not None and table.rows)
 
 
+def difference_words(difference: float) -> str:
+    """Measured less predicted, up to two decimals."""
+    return "equal" if difference == 0 else f"{difference:+,.2f}".removesuffix(".00")
+
+
 _SPEED = (
     ("output_tokens_per_s", "Output tokens/s", "at least"),
     ("total_tokens_per_s", "Total tokens/s", ""),
@@ -67,7 +72,7 @@ def _measured(plan: Mapping[str, Any]) -> Table | None:
             f"{text(row['name'])} ({text(row['unit'])})",
             _number(row["predicted"]),
             _number(row["measured"]),
-            "equal" if row["difference"] == 0 else f"{float(row['difference']):+,g}",
+            difference_words(row["difference"]),
             "exact" if row["exact"] else "fitted or assumed",
         )
         for row in record["comparisons"]

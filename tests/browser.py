@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -44,18 +43,15 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """`vllm-fit ui` as a person with an empty home starts it; its address."""
+def server(home: Path) -> Iterator[str]:
+    """`vllm-fit ui` as the person with this home starts it; its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "planner.cli", "ui", "--port", str(port)]
-    with (
-        tempfile.TemporaryDirectory(prefix="vllm-fit-home-", ignore_cleanup_errors=True) as home,
-        subprocess.Popen(
-            command, cwd=ROOT, env=_environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process,
-    ):
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait(f"http://127.0.0.1:{port}/_stcore/health", process)
             yield f"http://127.0.0.1:{port}"
@@ -64,11 +60,11 @@ def server() -> Iterator[str]:
             process.wait(20)
 
 
-def _environment(home: str) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     """Without what belongs to the person who runs the tests: history, caches, settings, the Hub's cache and token."""
     theirs = ("XDG_", "HF_", "HUGGING_FACE_", "STREAMLIT_", "VLLM_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
-    return {**kept, "HOME": home, "HF_HUB_OFFLINE": "1"}
+    return {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
 def _wait(health: str, process: subprocess.Popen[bytes]) -> None:
@@ -93,13 +89,19 @@ def settled(page: Page) -> Page:
     return page
 
 
+def photograph(page: Page, name: str) -> None:
+    """A page that is no app's, whole."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
 def screenshot(page: Page, name: str) -> None:
-    """The whole page, not only what is in view."""
+    """The whole page of the app, not only what is in view."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     width = page.viewport_size["width"] if page.viewport_size else WIDTHS["wide"]
     page.set_viewport_size({"width": width, "height": _still(settled(page))})
-    _still(page)  # charts are drawn again at the new size
-    settled(page).screenshot(path=SCREENSHOTS / f"{name}.png")
+    _still(settled(page))  # charts are drawn again at the new size
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
     page.set_viewport_size({"width": width, "height": 800})
 
 
@@ -115,8 +117,8 @@ _HEIGHT = "(document.querySelector('[data-testid=stMain]') ?? document.body).scr
 
 
 def _still(page: Page) -> int:
-    """The height of the whole page, once nothing in it moves: everything is where it was half a second before."""
+    """The height of the whole page, once nothing in it moves: everything is where it was a moment before."""
     page.evaluate("window.seenBefore = null")
-    page.wait_for_function(_SAME_AS_BEFORE, arg=_MOVING, polling=500, timeout=60_000)
+    page.wait_for_function(_SAME_AS_BEFORE, arg=_MOVING, polling=200, timeout=60_000)
     height: int = page.evaluate(_HEIGHT)
     return min(max(height + 20, 800), _TALLEST)

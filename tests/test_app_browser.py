@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pandas
 import pytest
 from playwright.sync_api import Browser, Page
+from pypdf import PdfReader
 
+from app.solve import plan_file
+from app.state import State
+from planner.engine.launch import LaunchError
+from planner.validate.record import begun, with_error, with_measurement
+from planner.validate.store import Store
+from reports import render
 from tests import browser as chromium
 from tests.browser import WIDTHS, screenshot, settled
+from tests.validate_case import measured, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
@@ -40,7 +50,8 @@ SHOTS: dict[str, tuple[str, dict[str, Any]]] = {
     "compare": ("compare", {**ROOMY, "vs": [urlencode({**ROOMY, "kv_cache_dtype": "fp8"}), urlencode(TIGHT)]}),
     "gpus": ("gpus", {"model": "Qwen/Qwen3-8B"}),
     "commands": ("commands", {**ROOMY, "form": "kubernetes"}),
-    "validate": ("validate", {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"}),
+    "gpus-prices": ("gpus", {**ROOMY, "prices": "H100, 2.5\nL40S, 0.9\nA100 80GB SXM, 1.6\nB200, 4.2"}),
+    "validate": ("validate", {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "run": "1"}),
 }
 
 
@@ -51,8 +62,19 @@ def started() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(started: Browser) -> Iterator[str]:
-    with chromium.server() as url:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a person who has run two validations: one that agreed and one that failed."""
+    home = tmp_path_factory.mktemp("home")
+    history = Store(home / ".local" / "share" / "vllm-fit" / "history.sqlite")
+    one, other = trial("SmolLM2-135M", max_model_len=1024), trial("SmolLM2-135M, all its context")
+    history.add(with_measurement(begun(one), one, measured(one.estimate, trial=one), complete=True))
+    history.add(with_error(begun(other), other, LaunchError("the engine ended with code 1", log=LOG)))
+    return home
+
+
+@pytest.fixture(scope="module")
+def address(started: Browser, home: Path) -> Iterator[str]:
+    with chromium.server(home) as url:
         yield url
 
 
@@ -88,9 +110,9 @@ def test_choose_a_model_make_it_not_fit_apply_rungs_until_it_fits(page: Page, ad
     page.wait_for_url("**cards=2**")
     rungs = 0
     while "fits" not in verdict(page):
-        only = page.get_by_role("button", name="Only this rung")
+        rung = page.get_by_role("button", name="Apply this rung")
         before = page.url
-        (only.first if only.count() else page.get_by_role("button", name="Apply this plan")).click()
+        (rung.first if rung.count() else page.get_by_role("button", name="Apply this plan")).click()
         page.wait_for_function("before => location.href !== before", arg=before)
         rungs += 1
         assert rungs < 6
@@ -111,24 +133,47 @@ def _search(page: Page, label: str, words: str) -> None:
     page.wait_for_url(f"**{words}**")
 
 
-def _reports(page: Page, told: str, folder: Path) -> None:
-    """Each report is downloaded, opened, and says what the page says."""
-    files = {}
-    for form in ("HTML", "MD", "JSON", "CSV"):
-        with page.expect_download() as download:
-            page.get_by_role("button", name=form, exact=True).click()
-        files[form] = folder / download.value.suggested_filename
-        download.value.save_as(files[form])
+def _reports(page: Page, told: str, home: Path) -> None:
+    """Each report is downloaded, opened by what opens such a file, and says what the page says."""
+    files = {form: _downloaded(page, form, home) for form in ("HTML", "MD", "JSON", "CSV", "PDF")}
     plan = json.loads(files["JSON"].read_text())
-    tokens = f"{plan['estimate']['kv_cache']['tokens']:,} tokens"
+    memory, tokens = plan["estimate"]["memory"], plan["estimate"]["kv_cache"]["tokens"]
+    weights = memory["model_loading_bytes"]
     assert plan["met"]
-    assert tokens in told
-    assert tokens in files["MD"].read_text()
-    rows = {(row["section"], row["name"]): row["value"] for row in csv.DictReader(files["CSV"].open())}
-    assert int(rows["kv_cache", "tokens"]) == plan["estimate"]["kv_cache"]["tokens"]
+    assert f"{tokens:,} tokens" in told
+
+    assert f"{tokens:,} tokens" in files["MD"].read_text()
+    assert f"| {weights:,} |" in files["MD"].read_text()
+    table = pandas.read_csv(files["CSV"]).set_index(["section", "name"])["value"]
+    assert int(table["kv_cache", "tokens"]) == tokens
+    assert int(table["memory", "weights"]) == weights
+    pages = PdfReader(files["PDF"]).pages
+    assert {(round(one.mediabox.width), round(one.mediabox.height)) for one in pages} == {(595, 842)}  # A4
+    text = " ".join(" ".join(one.extract_text() for one in pages).split())
+    assert f"{tokens:,} tokens" in text
+    assert f"{weights:,}" in text
+
+    assert _vllm_fit("commands", files["JSON"], "--format", "serve", home=home).strip().endswith(plan["serve"])
+    _vllm_fit("report", files["JSON"], "-o", home / "again.html", home=home)
+    assert (home / "again.html").read_text() == files["HTML"].read_text()
     page.goto(files["HTML"].as_uri())
-    assert tokens in page.locator("#verdict").inner_text()
+    assert f"{tokens:,} tokens" in page.locator("#verdict").inner_text()
     assert page.locator("#serve").inner_text() == plan["serve"]
+    assert f"{weights:,}" in page.locator("#memory").inner_text()
+    assert page.locator("svg[role=img] rect.part").count() > 3
+
+
+def _downloaded(page: Page, form: str, folder: Path) -> Path:
+    with page.expect_download(timeout=60_000) as download:
+        page.get_by_role("button", name=form, exact=True).click()
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    return file
+
+
+def _vllm_fit(*words: object, home: Path) -> str:
+    command = [sys.executable, "-m", "planner.cli", *map(str, words)]
+    return subprocess.run(command, env=chromium.environment(home), capture_output=True, text=True, check=True).stdout
 
 
 def test_a_click_on_a_cell_and_on_an_alternative_takes_it_over(page: Page, address: str) -> None:
@@ -200,4 +245,23 @@ def test_every_page_on_both_widths_light_and_dark(started: Browser, address: str
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             page.set_viewport_size({"width": WIDTHS[width], "height": 800})
             screenshot(page, f"{name}-{width}-{scheme}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width]
+
+
+@pytest.mark.parametrize("plans", [1, 3])
+def test_a_report_on_both_widths_light_and_dark(started: Browser, tmp_path: Path, plans: int) -> None:
+    states = [
+        State.read({**LIMITS, "vllm_version": "0.25.0"}),
+        State.read(TIGHT),
+        State.read({"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "T4"}),
+    ]
+    file = tmp_path / "fit.html"
+    file.write_text(render([plan_file(state) for state in states[:plans]], "html"))
+    with started.new_context() as context:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        for width, scheme in itertools.product(WIDTHS, ("light", "dark")):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.set_viewport_size({"width": WIDTHS[width], "height": 800})
+            chromium.photograph(page, f"report-{plans}-{width}-{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width]

@@ -11,6 +11,7 @@ import streamlit as st
 from app import charts, session
 from app.solve import Solved, plan_file
 from app.state import State
+from planner.planning.ladder import Plan, Step
 from planner.planning.replicas import split_words
 from reports import FORMS, Form, render
 from reports.memory import gib, memories_of, memory_of
@@ -114,24 +115,30 @@ def _plan(solved: Solved) -> None:
         st.markdown(markdown(plan.binding.message))
     st.markdown(f"start: {markdown(snapshot_words(plan.start_snapshot.to_dict()))}")
     for step in plan.steps:
-        if step.outcome == "skipped":
-            continue
-        after = snapshot_words(step.after.to_dict())
-        st.markdown(
-            f"**{markdown(step.summary)}**: {markdown(step.outcome)}, {markdown(step.why)}. After: {markdown(after)}"
-        )
-        st.caption(f"quality cost: {markdown(step.quality_cost)}")
+        if step.outcome != "skipped":
+            _rung(step, plan)
     if not plan.met:
         return
     if plan.splits:
         st.markdown(f"Of the ways to use the cards, the fastest: {markdown(split_words(plan))}.")
     st.code(plan.serve_command, language="sh", wrap_lines=True)
-    with st.container(horizontal=True):
-        st.button("Apply this plan", key="apply", type="primary", on_click=session.apply_plan, args=(plan,))
-        if len(plan.changes) > 1:
-            for number, change in enumerate(plan.changes):
-                label = f"Only this rung: {markdown(change.summary)}"
-                st.button(label, key=f"apply-{number}", on_click=session.apply_change, args=(change, plan))
+    st.button("Apply this plan", key="apply", type="primary", on_click=session.apply_plan, args=(plan,))
+
+
+def _rung(step: Step, plan: Plan) -> None:
+    """What became of it, and a button where it is one of several that a plan keeps."""
+    after = snapshot_words(step.after.to_dict())
+    left, right = st.columns((4, 1), vertical_alignment="center")
+    left.markdown(
+        f"**{markdown(step.summary)}**: {markdown(step.outcome)}, {markdown(step.why)}. After: {markdown(after)}"
+    )
+    left.caption(f"quality cost: {markdown(step.quality_cost)}")
+    kept = [change.summary for change in plan.changes]
+    if plan.met and len(kept) > 1 and step.summary in kept:
+        number = kept.index(step.summary)
+        change = plan.changes[number]
+        label, key = "Apply this rung", f"apply-{number}"
+        right.button(label, key=key, on_click=session.apply_change, args=(change, plan), width="stretch")
 
 
 def _details(solved: Solved) -> None:

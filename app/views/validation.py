@@ -16,6 +16,7 @@ from planner.validate.record import Record
 from planner.validate.store import Store, summary
 from planner.validate.text import record_text
 from reports.render import markdown
+from reports.tables import difference_words
 
 _KEPT = 200
 """Of the history that are shown."""
@@ -104,7 +105,7 @@ def _result(record: Record) -> None:
                     "figure": markdown(f"{row['name']} ({row['unit']})"),
                     "predicted": f"{row['predicted']:,}",
                     "measured": f"{row['measured']:,}",
-                    "difference": "equal" if row["difference"] == 0 else f"{row['difference']:+,}",
+                    "difference": difference_words(row["difference"]),
                     "claims to be": "exact" if row["exact"] else "fitted or assumed",
                 }
                 for row in record["comparisons"]

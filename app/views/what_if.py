@@ -137,7 +137,7 @@ def _alternatives(solved: Solved) -> None:
         [
             {
                 "cards": option.gpus,
-                "split": f"{option.engines} x TP {option.inputs.args.get('tensor_parallel_size', 1)}",
+                "split": f"{option.engines} x TP\u00a0{option.inputs.args.get('tensor_parallel_size', 1)}",
                 "change": markdown(option.summary),
                 "quality cost": markdown(option.quality_cost),
                 "requests at once": f"{option.concurrency:,.1f}",
