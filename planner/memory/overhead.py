@@ -56,10 +56,12 @@ class Overhead:
 
     @property
     def cuda_graph_outside(self) -> int:
+        """Bytes of CUDA graphs beyond the requested share: all of them or none."""
         return 0 if self.graphs_in_budget else self.cuda_graph
 
     @property
     def persistent_outside(self) -> int:
+        """Bytes of the persistent buffers beyond the requested share: all of them or none."""
         return 0 if self.persistent_in_budget else self.persistent
 
     @property
