@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from planner import __version__
 from planner.errors import InputError
@@ -96,11 +96,6 @@ def fenced(value: str) -> str:
     return f"{fence}sh\n{value}\n{fence}"
 
 
-def breakable(name: str) -> Markup:
-    """A flag's name that a narrow column may break at its underscores; copied, it has no breaks."""
-    return escape(name).replace("_", Markup("_<wbr>"))
-
-
 @cache
 def _environment(*, html: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -112,7 +107,6 @@ def _environment(*, html: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown, "fenced": fenced, "gib": gib, "comma": lambda n: f"{n:,}"}
-    environment.filters["breakable"] = breakable
     return environment
 
 
