@@ -264,6 +264,21 @@ def test_context_parallel_needs_more_ranks_than_kv_heads() -> None:
     assert shared.tokens == 2 * plan("deepseek-ai/DeepSeek-V3", tensor_parallel_size=8).tokens
 
 
+@pytest.mark.parametrize(
+    ("states", "since"), [((full(4), full(8)), "0.11.0"), ((full(4), window(128, kv_heads=8)), "0.12.0")]
+)
+def test_before_it_could_vllm_refuses_blocks_of_several_sizes(states: tuple[KVAttention, ...], since: str) -> None:
+    """v1/core/kv_cache_utils.py: get_kv_cache_config of 0.9 knows equal pages alone."""
+    for version in ("0.9.2", "0.10.2", "0.11.2"):
+        if parse_version(version) < parse_version(since):
+            with pytest.raises(Refusal, match="blocks differ in size"):
+                plan(of_states(*states), version=version)
+        else:
+            assert plan(of_states(*states), version=version).num_blocks
+    assert plan(of_states(*states), version="0.12.0").num_blocks
+    assert plan(of_states(full(8), full(8)), version="0.9.2").num_blocks
+
+
 # --- curve and inverse ---------------------------------------------------------------------------------------------
 
 

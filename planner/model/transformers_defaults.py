@@ -60,7 +60,7 @@ def of_type(model_type: str) -> ClassDefaults | None:
 @lru_cache(maxsize=256)
 def from_transformers(model_type: str, key: str) -> Any:
     """The default of a class that the table lacks, from the transformers that is installed; None: there is none."""
-    if f'"{model_type}"' not in _names_in_transformers():
+    if not model_type or f'"{model_type}"' not in _names_in_transformers():
         return None
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would say that torch is missing
     try:

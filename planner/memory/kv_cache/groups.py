@@ -87,7 +87,10 @@ def cache_groups(
         layers = promoted(layers)
         if not _is_uniform(layer.spec for layer in layers):
             raise Refusal("hybrid_manager_needed", rules.not_uniform, "--disable-hybrid-kv-cache-manager")
-    if _is_uniform(layer.spec for layer in layers):
+    uniform = _is_uniform(layer.spec for layer in layers)
+    if rules.hybrid and not (rules.mixed_full if uniform else rules.unify_pages):
+        _check_pages(layers)
+    if uniform:
         return (CacheGroup(layers=tuple(layers)),)
     if packed and rules.layer_tuples:
         return _layer_tuples(layers)
@@ -97,6 +100,17 @@ def cache_groups(
         return _hybrid(unified(layers), rules)
     except CannotUnifyError:
         return (CacheGroup(layers=tuple(promoted(layers))),)
+
+
+def _check_pages(layers: Sequence[CacheLayer]) -> None:
+    """v1/core/kv_cache_utils.py get_kv_cache_config, 0.9 to 0.11, ends in a NotImplementedError without a word."""
+    pages = sorted({layer.spec.page for layer in layers})
+    if len(pages) > 1:
+        raise Refusal(
+            "unequal_kv_pages",
+            f"NotImplementedError: this version of vLLM has no KV cache for layers whose blocks differ in size "
+            f"({', '.join(f'{page:,}' for page in pages)} bytes); 0.12 has",
+        )
 
 
 def promoted(layers: Sequence[CacheLayer]) -> list[CacheLayer]:
