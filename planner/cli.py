@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,6 +132,17 @@ def _speed_limits(command: Any) -> Any:
     return command
 
 
+def _output(what: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """-o FILE."""
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option("-o", "--output", type=kind, metavar="FILE", help=f"{what} - is standard output.")
+
+
+def _file(output: Path | None) -> Path | None:
+    """None is standard output."""
+    return None if output == Path("-") else output
+
+
 _WORKLOAD = ("input_len", "output_len", "concurrency", "request_rate", "prefix_hit_rate", "price_per_gpu_hour")
 
 
@@ -212,7 +223,7 @@ def _batch(source: str, words: tuple[str, ...]) -> int:
 @click.option("--order", multiple=True, help="A rung to try before the others (several times, in order).")
 @click.option("--alternatives", is_flag=True, help="Also the best launches for fewer cards and other quality costs.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan as JSON.")
+@_output("The plan as JSON.")
 def fit(
     words: tuple[str, ...],
     gpus: int | None,
@@ -244,6 +255,8 @@ def fit(
     goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines, gpus_per_node=gpus_per_node, **limits)
     rungs = {"order": order, "forbid": forbid}
     show = {"alternatives": alternatives}
+    if output == Path("-"):
+        form, output = "json", None
     one_way = engines is not None
     return commands.run_fit(request, goal, commands.kept(keep), rungs, show, form, output, one_way=one_way)
 
@@ -288,13 +301,13 @@ def recommend(
 @click.option("--max-model-len", help="4k,8k or 4096:131072:4096 (from, to, step)")
 @click.option("--max-num-seqs", help="64,256")
 @click.option("--max-num-batched-tokens", help="2048,8192")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="FILE.csv or FILE.parquet.")
+@_output("FILE.csv or FILE.parquet.")
 def sweep(words: tuple[str, ...], output: Path | None, **options: Any) -> int:
     """Every combination of comma-separated values (--gpu too), estimated, as a table."""
     from planner.plan_commands import run_sweep
 
     grid = {name: options.pop(name) for name in ("gpu", *_SWEPT)}
-    return run_sweep(_request(words, options), grid, output)
+    return run_sweep(_request(words, options), grid, _file(output))
 
 
 _SWEPT = (
@@ -317,12 +330,12 @@ _SWEPT = (
     default="serve",
     show_default=True,
 )
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to a file.")
+@_output("Write it to a file.")
 def commands(plan: Path, form: str, output: Path | None) -> int:
     """A plan file (`vllm-fit fit … -o PLAN.json`) as what people deploy: a command, YAML, Kubernetes, Python …"""
     from planner.plan_commands import run_commands
 
-    return run_commands(plan, form, output)
+    return run_commands(plan, form, _file(output))
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
@@ -436,7 +449,7 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "github", "markdown"]), default="text"
 )
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to a file.")
+@_output("Write it to a file.")
 def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema: bool, **options: Any) -> int:
     """Read deployment files, find every vLLM launch in them, and fail where one would not start or breaks the policy.
 
@@ -445,8 +458,8 @@ def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema:
     from planner.gate.cli import print_schema, run_gate
 
     if policy_schema:
-        return print_schema(output)
-    return run_gate(paths, form, output, options)
+        return print_schema(_file(output))
+    return run_gate(paths, form, _file(output), options)
 
 
 @cli.command("fit-constants")

@@ -305,11 +305,13 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     base = [LLAMA_8B, "--gpu", "L40S", "--max-model-len", "8192"]
     assert run("fit", *base, "--gpus", "2", "--concurrency", "64", "--alternatives", "-o", plan) == 0
     assert "Alternatives" in capsys.readouterr().out
-    assert run("commands", plan, "--format", "kubernetes") == 0
+    assert run("fit", *base, "-o", "-") == 0
+    assert json.loads(capsys.readouterr().out)["met"]
+    assert run("commands", plan, "--format", "kubernetes", "-o", "-") == 0
     assert "replicas: 2" in capsys.readouterr().out
     assert run("recommend", LLAMA_8B, "--gpu", "L4,H100", "--max-model-len", "8192", "--format", "json") == 0
     assert {one["gpus"] for one in json.loads(capsys.readouterr().out)} == {1}
-    assert run("sweep", LLAMA_8B, "--gpu", "L4,H100", "--max-model-len", "1024:4096:1024") == 0
+    assert run("sweep", LLAMA_8B, "--gpu", "L4,H100", "--max-model-len", "1024:4096:1024", "-o", "-") == 0
     assert len(capsys.readouterr().out.splitlines()) == 9
 
 
