@@ -41,7 +41,6 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.app
-	$(BIN)/python -m benchmarks.gate
 
 fuzz: $(READY)
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),5000) $(BIN)/pytest -q --timeout 0 tests/test_fuzz.py

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from benchmarks.in_process import reference, show
+from benchmarks.in_process import seconds as seconds_of
 from planner.planning.sweep import Grid, sweep
 from planner.planning.throughput import predict
 from planner.request import Workload, prepare
@@ -28,29 +29,19 @@ GRID = Grid(
 )
 
 
-def best(run: Callable[[], object], runs: int) -> float:
-    """Seconds of processor time of the fastest run, after one to warm up."""
-    run()
-    times = []
-    for _ in range(runs):
-        begin = time.process_time()
-        run()
-        times.append(time.process_time() - begin)
-    return min(times)
-
-
 def main() -> None:
+    unit = seconds_of(reference)
+    print("\nSpeed, predicted in process, processor time:")
     for launch in LAUNCHES:
         inputs = prepare(launch)
         estimate = inputs.estimate()
         for name, load in WORKLOADS.items():
-            seconds = best(lambda inputs=inputs, estimate=estimate, load=load: predict(inputs, estimate, load), RUNS)
-            print(f"{launch['model']:40}{name:14}{1e3 * seconds:8.2f} ms")
+            taken = seconds_of(partial(predict, inputs, estimate, load), RUNS)
+            show(f"{launch['model'].partition('/')[2]}, {name}", taken, 5e-3, unit)
     request = {"model": "Qwen/Qwen3-32B", "gpu": "H100"}
     workload = {"concurrency": 48, "input_len": 1500, "output_len": 300}
-    for name, asked in (("without speed", request), ("with speed", {**request, "workload": workload})):
-        seconds = best(lambda asked=asked: sweep(asked, GRID), 3)
-        print(f"{f'sweep of {GRID.size:,} launches':40}{name:14}{1e3 * seconds:8.0f} ms")
+    for name, asked in (("", request), (", with speed", {**request, "workload": workload})):
+        show(f"sweep of {GRID.size:,}{name}", seconds_of(partial(sweep, asked, GRID)), 1.0, unit)
 
 
 if __name__ == "__main__":
