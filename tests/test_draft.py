@@ -15,6 +15,7 @@ from planner.engine.args import EngineArgs
 from planner.engine.defaults import Engine, resolve
 from planner.engine.version import VllmVersion
 from planner.errors import InputError, Refusal
+from planner.memory.budget import placement_of
 from planner.memory.draft import Draft, draft_of, speculative
 from planner.memory.weights import stage_weights
 from planner.model.attention import KVAttention, MLAttention
@@ -48,16 +49,7 @@ def launch(model: str, tmp_path: Path, **args: Any) -> tuple[Inputs, Engine, Pla
     with mock.patch("planner.request.load_config", load):  # knows the drafts that the catalogue has not
         inputs = prepare({"model": model, "gpu": "H100-SXM-80GB", "max_model_len": 512, **args})
     engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage)
-    at = Placement(
-        tp_size=engine.tensor_parallel_size,
-        expert_parallel_size=engine.expert_parallel_size,
-        dtype=engine.dtype,
-        capability=engine.capability,
-        quantization=inputs.quantization,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        max_num_seqs=engine.max_num_seqs,
-    )
-    return inputs, engine, at
+    return inputs, engine, placement_of(engine, inputs.quantization)
 
 
 def draft_for(inputs: Inputs) -> Draft:

@@ -11,20 +11,15 @@ import pytest
 
 from planner.engine.args import EngineArgs
 from planner.engine.defaults import resolve
-from planner.engine.launch import LaunchSpec, launch, platform_supports_engine
+from planner.engine.launch import LaunchSpec, launch
 from planner.engine.version import parse_version
 from planner.memory.kv_cache import plan_kv_cache
 from planner.model.config import Config
 from planner.model.families import build_model
+from tests.cpu_engine import ON_CPU_ENGINE
 from tests.kv_case import CPU
 
-support = platform_supports_engine("cpu")
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("engine"),
-    pytest.mark.skipif(not support, reason=f"no CPU engine here: {support.reason}"),
-]
+pytestmark = ON_CPU_ENGINE
 
 ROOM = (1 << 30) + 12_345_678  # no multiple of any block
 

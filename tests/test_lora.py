@@ -11,6 +11,7 @@ import pytest
 
 from planner.engine.defaults import Engine, resolve
 from planner.errors import InputError, Refusal
+from planner.memory.budget import placement_of
 from planner.memory.lora import LoraBytes, lora_config, lora_stages
 from planner.memory.weights import pipeline_ranges
 from planner.model.modules import Placement
@@ -29,16 +30,7 @@ def rows() -> list[dict[str, Any]]:
 def launch(model: str, **args: Any) -> tuple[Inputs, Engine, Placement]:
     inputs = prepare({"model": model, "gpu": "H100-SXM-80GB", "max_model_len": 512, "enable_lora": True, **args})
     engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage)
-    at = Placement(
-        tp_size=engine.tensor_parallel_size,
-        expert_parallel_size=engine.expert_parallel_size,
-        dtype=engine.dtype,
-        capability=engine.capability,
-        quantization=inputs.quantization,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        max_num_seqs=engine.max_num_seqs,
-    )
-    return inputs, engine, at
+    return inputs, engine, placement_of(engine, inputs.quantization)
 
 
 def sizes(model: str, **args: Any) -> tuple[LoraBytes, ...]:

@@ -11,20 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from planner.engine.launch import platform_supports_engine
+from tests.cpu_engine import ON_CPU_ENGINE
 from tests.test_validate_process import MARK, marked
 from tests.test_validate_store import cli_run
 
-support = platform_supports_engine("cpu")
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("engine"),
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not support, reason=f"no CPU engine here: {support.reason}"),
-]
+pytestmark = ON_CPU_ENGINE
 
 TINY: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

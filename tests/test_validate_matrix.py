@@ -15,21 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.engine.launch import platform_supports_engine
 from planner.engine.measure import Measurement
 from planner.engine.workplace import engine_args, environment
 from planner.request import prepare
 from planner.validate.compare import compare
 from planner.validate.trial import Options, Trial, for_device, trial_of
+from tests.cpu_engine import ON_CPU_ENGINE
 
-support = platform_supports_engine("cpu")
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("engine"),
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not support, reason=f"no CPU engine here: {support.reason}"),
-]
+pytestmark = ON_CPU_ENGINE
 
 ROOM = (1 << 28) + 12_345_678  # no multiple of any block
 

@@ -13,21 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
-from planner.engine.launch import platform_supports_engine
 from planner.validate.store import Store
+from tests.cpu_engine import ON_CPU_ENGINE
 from tests.test_validate_process import MARK, marked
 from tests.validate_case import SMALL
 
-support = platform_supports_engine("cpu")
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("engine"),
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not support, reason=f"no CPU engine here: {support.reason}"),
-]
+pytestmark = ON_CPU_ENGINE
 
 LENGTHS = ("--input-len", "16", "--output-len", "4", "--max-model-len", "2048")
 

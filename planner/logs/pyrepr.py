@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 40
@@ -126,39 +127,42 @@ class _Reader:
 
     def _items(self, at: int, close: str, depth: int) -> tuple[list[Any], int]:
         items: list[Any] = []
-        while True:
-            at = self._blank(at)
-            if at >= len(self.text):
-                raise UnreadableError
-            if self.text[at] == close:
-                return items, at + 1
+
+        def entry(at: int) -> int:
             item, at = self._value(at, depth + 1)
             items.append(item)
-            at = self._comma(at, close)
+            return at
+
+        return items, self._until(close, at, entry)
 
     def _braces(self, at: int, depth: int) -> tuple[Any, int]:
         """A dictionary, or a set as a list."""
         pairs: dict[str, Any] = {}
         items: list[Any] = []
-        while True:
-            at = self._blank(at)
-            if at >= len(self.text):
-                raise UnreadableError
-            if self.text[at] == "}":
-                return items or pairs, at + 1
+
+        def entry(at: int) -> int:
             item, at = self._value(at, depth + 1)
             at = self._blank(at)
-            if at < len(self.text) and self.text[at] == ":":
+            if self.text[at : at + 1] == ":":
                 pairs[str(item)[:200]], at = self._value(at + 1, depth + 1)
             else:
                 items.append(item)
-            at = self._comma(at, "}")
+            return at
 
-    def _comma(self, at: int, close: str) -> int:
-        at = self._blank(at)
-        if at >= len(self.text) or self.text[at] not in ("," + close):
-            raise UnreadableError
-        return at + 1 if self.text[at] == "," else at
+        at = self._until("}", at, entry)
+        return items or pairs, at
+
+    def _until(self, close: str, at: int, entry: Callable[[int], int]) -> int:
+        """Reads entries with commas between them, each by `entry`; what follows the closing bracket."""
+        while True:
+            at = self._blank(at)
+            if self.text[at : at + 1] == close:
+                return at + 1
+            at = self._blank(entry(at))
+            if self.text[at : at + 1] == ",":
+                at += 1
+            elif self.text[at : at + 1] != close:
+                raise UnreadableError
 
     def _enum(self, at: int) -> tuple[Any, int]:
         """`<LoadFormat.AUTO: 'auto'>` is 'auto'; of a value that is neither text nor number, the name."""
@@ -175,18 +179,17 @@ class _Reader:
         """`Config(a=1)` as {"a": 1}; `PosixPath('x')` as 'x'."""
         pairs: dict[str, Any] = {}
         items: list[Any] = []
-        while True:
-            at = self._blank(at)
-            if at >= len(self.text):
-                raise UnreadableError
-            if self.text[at] == ")":
-                return (items[0] if len(items) == 1 and not pairs else pairs), at + 1
+
+        def entry(at: int) -> int:
             if match := _KEYWORD.match(self.text, at):
                 pairs[match[1]], at = self._value(match.end(), depth + 1)
             else:
                 item, at = self._value(at, depth + 1)
                 items.append(item)
-            at = self._comma(at, ")")
+            return at
+
+        at = self._until(")", at, entry)
+        return (items[0] if len(items) == 1 and not pairs else pairs), at
 
     def _bare(self, at: int) -> tuple[Any, int]:
         match = _BARE.match(self.text, at)

@@ -48,15 +48,21 @@ def state_dtype(config: Config, key: str, default: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dims:
-    """The sizes nearly every decoder config has, under transformers' names."""
+class Ends:
+    """The sizes of a decoder's two ends."""
 
     hidden: int
-    layers: int
     heads: int
+    vocab: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dims(Ends):
+    """The sizes nearly every decoder config has, under transformers' names."""
+
+    layers: int
     kv_heads: int
     head_dim: int
-    vocab: int
 
 
 def dims(config: Config, *, kv_heads: int | None = None) -> Dims:
@@ -182,6 +188,12 @@ def plain_mlp(
         Linear(name=up, inputs=hidden, outputs=(intermediate,), split="column", bias=bias, group=group),
         Linear(name=down, inputs=intermediate, outputs=(hidden,), split="row", bias=bias, group=group),
     )
+
+
+def ungated_mlp(config: Config, hidden: int) -> tuple[Linear, ...]:
+    """A Llama's MLP without its gate, under the same names and keys (Nemotron, Apertus, Arcee)."""
+    width, bias = config.int("intermediate_size"), config.bool("mlp_bias", default=False)
+    return plain_mlp(hidden, width, up="mlp.up_proj", down="mlp.down_proj", bias=bias)
 
 
 # --- rotary embeddings ---------------------------------------------------------------------------------------------
@@ -346,11 +358,9 @@ def repeat(count: int, build: Callable[[int], Layer], kind: Callable[[int], obje
 def decoder(
     config: Config,
     name: str,
+    d: Ends,
     *,
     layers: tuple[Layer, ...],
-    hidden: int,
-    vocab: int,
-    heads: int,
     final_norm: Iterable[Module] | None = None,
     everywhere: Sequence[Module] = (),
     first: Sequence[Module] | None = None,
@@ -368,19 +378,19 @@ def decoder(
     split_ends: False where vLLM's class builds embedding, final norm and head on every pipeline stage.
     """
     tied = ties_embeddings(config) if tie is None else tie
-    embedding = Embedding(name="model.embed_tokens", rows=vocab, width=hidden)
+    embedding = Embedding(name="model.embed_tokens", rows=d.vocab, width=d.hidden)
     first = (embedding,) if first is None else first
-    last = tuple(norm("model.norm", hidden) if final_norm is None else final_norm)
+    last = tuple(norm("model.norm", d.hidden) if final_norm is None else final_norm)
     if not tied:
-        last = (*last, LmHead(name=head, rows=vocab, width=head_width or hidden, bias=lm_head_bias))
+        last = (*last, LmHead(name=head, rows=d.vocab, width=head_width or d.hidden, bias=lm_head_bias))
     if not split_ends:
         first, last, everywhere, tied = (), (), (*first, *last, *everywhere), False
     return Model(
         name=name,
         architecture=architecture or next(iter(config.strs("architectures", default=())), ""),
-        hidden_size=hidden,
-        vocab_size=vocab,
-        num_attention_heads=heads,
+        hidden_size=d.hidden,
+        vocab_size=d.vocab,
+        num_attention_heads=d.heads,
         dtype=config_dtype(config),
         max_position=context_length(config) if max_position is None else max_position,
         default_len=default_context(config) if max_position is None else None,

@@ -10,6 +10,7 @@ from planner.model.attention import CompressedAttention
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
+    Ends,
     Rope,
     decoder,
     norm,
@@ -171,10 +172,8 @@ def deepseek_v4(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        Ends(hidden=hidden, heads=heads, vocab=vocab),
         layers=repeat(number, lambda i: layer(ratios[i], i < hashed), lambda i: (ratios[i], i < hashed)),
-        hidden=hidden,
-        vocab=vocab,
-        heads=heads,
         first=(Embedding(name="model.embed_tokens", rows=vocab, width=hidden), broadcast),
         tie=False,
         everywhere=(

@@ -219,10 +219,8 @@ def qwen3_next(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         last_only=("norm",),
         tie=False,
         everywhere=(rotary(config, d.head_dim),),
@@ -252,10 +250,8 @@ def qwen3_5_text(config: Config, name: str, **others: Any) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         last_only=("norm", "lm_head"),
         everywhere=(cache,),
         extra_parameters=_qwen_mtp(config, d, layers, count(config, "mtp_num_hidden_layers")),
@@ -343,14 +339,11 @@ def kimi_linear(config: Config, name: str) -> Model:
         )
 
     layers = repeat(number, layer, kind)
-    vocab = config.int("vocab_size")
     return decoder(
         config,
         name,
+        m,
         layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
         tie=flag(config, "tie_word_embeddings"),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
+        extra_parameters=mtp_parameters(config, m.hidden, m.vocab, layers[-1].parameters),
     )

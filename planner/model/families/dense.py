@@ -21,11 +21,11 @@ from planner.model.families.common import (
     gated_mlp,
     kv_state,
     norm,
-    plain_mlp,
     qkv_attention,
     repeat,
     rope,
     rotary_cache,
+    ungated_mlp,
     windows,
 )
 from planner.model.modules import AttentionScales, Embedding, Heads, Linear, LmHead, Module, PartsWeight, Weight
@@ -53,10 +53,8 @@ def stack(
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: spans[index]),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         **others,
     )
 
@@ -276,10 +274,8 @@ def granite(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: spans[index]),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=[weight for theta in thetas if theta for weight in cache],
     )
 
@@ -488,13 +484,7 @@ def nemotron(config: Config, name: str) -> Model:
     bias = attention_bias(config)
     modules = (
         *qkv_attention(d, qkv_bias=bias, o_bias=bias),
-        *plain_mlp(
-            d.hidden,
-            config.int("intermediate_size"),
-            up="mlp.up_proj",
-            down="mlp.down_proj",
-            bias=config.bool("mlp_bias", default=False),
-        ),
+        *ungated_mlp(config, d.hidden),
         *norms(d.hidden, *PRE_NORMS, bias=True),
     )
     return stack(
@@ -515,13 +505,7 @@ def apertus(config: Config, name: str) -> Model:
     bias = attention_bias(config)
     modules = (
         *qkv_attention(d, qkv_bias=config.bool("qkv_bias", default=bias), o_bias=bias, qk_norm=d.head_dim),
-        *plain_mlp(
-            d.hidden,
-            config.int("intermediate_size"),
-            up="mlp.up_proj",
-            down="mlp.down_proj",
-            bias=config.bool("mlp_bias", default=False),
-        ),
+        *ungated_mlp(config, d.hidden),
         *norms(d.hidden, "attention_layernorm", "feedforward_layernorm"),
         Weight(name="mlp.act_fn.alpha_p", shape=(1,), group="mlp"),
         Weight(name="mlp.act_fn.alpha_n", shape=(1,), group="mlp"),

@@ -208,10 +208,8 @@ def gemma3n(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: (spans[index], index < own, widths[index])),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=True,
         everywhere=(
             *once,
@@ -323,10 +321,8 @@ def gemma4(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: (types[index], index < own)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=(
             *once,
             *_caches(config, types, g.sliding.head_dim, g.full.head_dim),

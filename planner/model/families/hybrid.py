@@ -10,6 +10,7 @@ from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
     Dims,
+    Ends,
     decoder,
     dims,
     gated_mlp,
@@ -83,10 +84,8 @@ def jamba(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: (is_attention(index), is_expert(index))),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         final_norm=norm("model.final_layernorm", d.hidden),
         tie=False,
     )
@@ -163,10 +162,8 @@ def nemotron_h(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=repeat(len(pattern), layer, lambda index: (pattern[index], widths.get(index))),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         final_norm=norm("model.norm_f", d.hidden),
         tie=False,  # the class never ties its head
         extra_parameters=_nemotron_mtp(config, d, mixers),
@@ -319,10 +316,8 @@ def granite_hybrid(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: is_attention[index]),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=(rotary(config, d.head_dim),) if has_rope else (),
     )
 
@@ -381,10 +376,8 @@ def falcon_h1(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, lambda _: layer),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         final_norm=norm("model.final_layernorm", d.hidden),
         tie=tied,
         supports_pp=not tied,  # its class ties the head to an embedding that the last stage does not have
@@ -456,10 +449,8 @@ def _lfm2(config: Config, name: str, mlp: Callable[[int], tuple[Module, ...]], k
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: (attends[index], kind(index))),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         final_norm=norm("model.embedding_norm", d.hidden),
         last_only=("norm", "lm_head"),
         tie=config.bool("tie_embedding") if config.has("tie_embedding") else flag(config, "tie_word_embeddings"),
@@ -555,9 +546,7 @@ def decilm(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        Ends(hidden=hidden, heads=heads, vocab=vocab),
         layers=repeat(number, layer, lambda index: (attention(index), width(index))),
-        hidden=hidden,
-        vocab=vocab,
-        heads=heads,
         everywhere=(rotary(config, head_dim),),
     )

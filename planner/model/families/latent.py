@@ -11,6 +11,7 @@ from planner.model.attention import MLAttention
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
+    Ends,
     Rope,
     decoder,
     gated_mlp,
@@ -40,11 +41,9 @@ from planner.model.modules import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latent:
+class Latent(Ends):
     """The sizes of multi-head latent attention, under DeepSeek's names."""
 
-    hidden: int
-    heads: int
     kv_lora: int
     q_lora: int | None
     nope: int
@@ -68,6 +67,7 @@ def latent(config: Config) -> Latent:
     return Latent(
         hidden=config.int("hidden_size"),
         heads=config.int("num_attention_heads"),
+        vocab=config.int("vocab_size"),
         kv_lora=config.int("kv_lora_rank"),
         q_lora=config.optional_int("q_lora_rank", minimum=1),
         nope=config.int("qk_nope_head_dim"),
@@ -138,14 +138,18 @@ def deepseek(config: Config, name: str) -> Model:
     return deepseek_text(config, name)
 
 
-def deepseek_text(config: Config, name: str, **others: Any) -> Model:
-    """The decoder of models/deepseek_v2.py, alone or as the language model of a vision-language one."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers")
-    moe = moe_sizes(config, count="n_routed_experts")
+def deepseek_text(
+    config: Config, name: str, *, gate_fp32: bool = False, bias: bool | None = None, **others: Any
+) -> Model:
+    """The decoder of models/deepseek_v2.py, alone or as the language model of a vision-language one.
+
+    gate_fp32, bias: of the router (deepseek_block).
+    """
+    m, number = latent(config), config.int("num_hidden_layers")
     layers = layers_of(
         number,
         mla_attention(m),
-        deepseek_block(config, moe),
+        deepseek_block(config, moe_sizes(config, count="n_routed_experts"), gate_fp32=gate_fp32, bias=bias),
         two_norms(m.hidden),
         m.state(),
         dense=gated_mlp(m.hidden, config.int("intermediate_size")),
@@ -154,13 +158,11 @@ def deepseek_text(config: Config, name: str, **others: Any) -> Model:
     return decoder(
         config,
         name,
+        m,
         layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
         tie=False,
         everywhere=(rotary(config, m.rope, deepseek_rope(config)),),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
+        extra_parameters=mtp_parameters(config, m.hidden, m.vocab, layers[-1].parameters),
         **others,
     )
 
@@ -199,7 +201,7 @@ def indexer_modules(m: Latent, i: Indexer, prefix: str = "self_attn.indexer") ->
 @family("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 def deepseek_v32(config: Config, name: str) -> Model:
     """vllm/models/deepseek_v32: DeepSeek V3 with a sparse indexer, whose rotary embedding is another one."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers")
+    m, number = latent(config), config.int("num_hidden_layers")
     if m.q_lora is None:
         raise config.error("q_lora_rank", "is missing; the sparse indexer needs it")
     indexer = Indexer(
@@ -229,13 +231,11 @@ def deepseek_v32(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        m,
         layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
         tie=False,
         everywhere=(cache, *second, top_k),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
+        extra_parameters=mtp_parameters(config, m.hidden, m.vocab, layers[-1].parameters),
     )
 
 
@@ -251,24 +251,4 @@ def _skips_indexer(config: Config) -> Callable[[int], bool]:
 @family("Glm4MoeLiteForCausalLM")
 def glm4_moe_lite(config: Config, name: str) -> Model:
     """models/glm4_moe_lite.py: DeepSeek's attention, GLM-4.5's experts."""
-    m, vocab, number = latent(config), config.int("vocab_size"), config.int("num_hidden_layers")
-    layers = layers_of(
-        number,
-        mla_attention(m),
-        deepseek_block(config, moe_sizes(config, count="n_routed_experts"), gate_fp32=True, bias=True),
-        two_norms(m.hidden),
-        m.state(),
-        dense=gated_mlp(m.hidden, config.int("intermediate_size")),
-        is_sparse=deepseek_sparse_layers(config),
-    )
-    return decoder(
-        config,
-        name,
-        layers=layers,
-        hidden=m.hidden,
-        vocab=vocab,
-        heads=m.heads,
-        tie=False,
-        everywhere=(rotary(config, m.rope, deepseek_rope(config)),),
-        extra_parameters=mtp_parameters(config, m.hidden, vocab, layers[-1].parameters),
-    )
+    return deepseek_text(config, name, gate_fp32=True, bias=True)

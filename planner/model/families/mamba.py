@@ -11,6 +11,7 @@ from planner.model.attention import RecurrentState, StateShape
 from planner.model.config import Config
 from planner.model.families import family
 from planner.model.families.common import (
+    Ends,
     norm,
     repeat,
 )
@@ -172,10 +173,8 @@ def _mamba_model(config: Config, name: str, layers: tuple[Layer, ...], hidden: i
     return unstaged_decoder(
         config,
         name,
+        Ends(hidden=hidden, heads=0, vocab=vocab),
         layers=layers,
-        hidden=hidden,
-        vocab=vocab,
-        heads=0,
         embedding="backbone.embeddings",
         final_norm=norm("backbone.norm_f", hidden),
         quantizable_head=False,

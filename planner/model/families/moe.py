@@ -63,10 +63,8 @@ def mixtral(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers_of(d.layers, qkv_attention(d), block, two_norms(d.hidden), kv_state(d)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=(rotary(config, d.head_dim),),
     )
 
@@ -80,10 +78,8 @@ def phimoe(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers_of(d.layers, attention, block, two_norms(d.hidden, bias=True), kv_state(d)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         final_norm=norm("model.norm", d.hidden, bias=True),
         lm_head_bias=True,
         quantizable_head=False,
@@ -105,10 +101,8 @@ def olmoe(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers_of(d.layers, attention, block, two_norms(d.hidden), kv_state(d)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=False,
         everywhere=(rotary(config, d.head_dim),),
     )
@@ -150,10 +144,8 @@ def dbrx(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers_of(d.layers, attention, block, norms, kv_state(d)),
-        hidden=hidden,
-        vocab=d.vocab,
-        heads=heads,
         embedding="transformer.wte",
         final_norm=norm("transformer.norm_f", hidden),
         tie=False,
@@ -231,10 +223,8 @@ def _qwen_moe(
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=(rotary(config, d.head_dim, positions_factor=positions_factor),),
     )
 
@@ -258,10 +248,8 @@ def deepseek_v1(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=False,
         everywhere=(rotary(config, d.head_dim),),
     )
@@ -286,10 +274,8 @@ def glm4_moe(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=False,
         everywhere=(rotary(config, d.head_dim, partial_rope(config, 0.5)),),
         extra_parameters=mtp_parameters(config, d.hidden, d.vocab, layers[-1].parameters),
@@ -332,10 +318,8 @@ def gpt_oss(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: index % 2),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         embedding="model.embedding",
         quantizable_head=False,
         tie=False,
@@ -363,10 +347,8 @@ def minimax_m2(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=layers_of(d.layers, attention, block, two_norms(d.hidden), kv_state(d)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=False,
         everywhere=(rotary(config, d.head_dim, partial_rope(config, config.int("rotary_dim") / d.head_dim)),),
     )
@@ -416,10 +398,8 @@ def minimax_m3_text(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: (bool(indexed[index]), bool(expert[index]))),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=False,
         everywhere=(rotary(config, d.head_dim, r), *top_k),
     )
@@ -484,10 +464,8 @@ def hunyuan_v3(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=(rotary(config, d.head_dim),),
     )
 
@@ -508,10 +486,8 @@ def hunyuan_moe(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=layers_of(d.layers, attention, block, two_norms(d.hidden), kv_state(d)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=flag(config, "tie_word_embeddings"),
         everywhere=tuple(
             Weight(
@@ -553,10 +529,8 @@ def granite_moe(config: Config, name: str) -> Model:
     return unstaged_decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda index: types[index] if types else None),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=_granite_rotary(config, d),
     )
 
@@ -610,10 +584,8 @@ def ernie45_moe(config: Config, name: str) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=layers,
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         tie=tied,
         supports_pp=not tied,  # its class ties the head to an embedding that the last stage does not have
         everywhere=(rotary(config, d.head_dim),),
@@ -663,10 +635,8 @@ def llama4_text(config: Config, name: str, **others: Any) -> Model:
     return decoder(
         config,
         name,
+        d,
         layers=repeat(d.layers, layer, lambda i: (bool(ropes[i]), step > 0 and (i + 1) % step == 0)),
-        hidden=d.hidden,
-        vocab=d.vocab,
-        heads=d.heads,
         everywhere=(rotary(config, d.head_dim),),
         **others,
     )

@@ -10,6 +10,7 @@ from planner.model.attention import LayerState
 from planner.model.config import Config
 from planner.model.families.common import (
     Dims,
+    Ends,
     Rope,
     decoder,
     gated_mlp,
@@ -182,9 +183,8 @@ def layers_of(
 def unstaged_decoder(
     config: Config,
     name: str,
+    d: Ends,
     *,
-    hidden: int,
-    vocab: int,
     everywhere: Sequence[Module] = (),
     embedding: str = "model.embed_tokens",
     final_norm: Iterable[Module] | None = None,
@@ -199,20 +199,19 @@ def unstaged_decoder(
     `last_only` names what of "norm" and "lm_head" the class does keep for the last stage.
     """
     tied = flag(config, "tie_word_embeddings") if tie is None else tie
-    head = LmHead(name="lm_head", rows=vocab, width=hidden, bias=lm_head_bias, quantizable=quantizable_head)
+    head = LmHead(name="lm_head", rows=d.vocab, width=d.hidden, bias=lm_head_bias, quantizable=quantizable_head)
     parts: dict[str, tuple[Module, ...]] = {
-        "norm": tuple(norm("model.norm", hidden) if final_norm is None else final_norm),
+        "norm": tuple(norm("model.norm", d.hidden) if final_norm is None else final_norm),
         "lm_head": () if tied else (head,),
     }
     return decoder(
         config,
         name,
-        hidden=hidden,
-        vocab=vocab,
+        d,
         first=(),
         final_norm=tuple(module for part in last_only for module in parts[part]),
         everywhere=(
-            Embedding(name=embedding, rows=vocab, width=hidden),
+            Embedding(name=embedding, rows=d.vocab, width=d.hidden),
             *(module for part, modules in parts.items() if part not in last_only for module in modules),
             *everywhere,
         ),

@@ -23,6 +23,7 @@ from planner.model.families.common import (
     plain_mlp,
     qkv_attention,
     rope,
+    ungated_mlp,
     windows,
 )
 from planner.model.families.dense import PRE_NORMS, norms, stack
@@ -128,13 +129,7 @@ def arcee(config: Config, name: str) -> Model:
     bias = config.bool("attention_bias", default=False)
     modules = (
         *qkv_attention(d, qkv_bias=bias, o_bias=bias),
-        *plain_mlp(
-            d.hidden,
-            config.int("intermediate_size"),
-            up="mlp.up_proj",
-            down="mlp.down_proj",
-            bias=config.bool("mlp_bias", default=False),
-        ),
+        *ungated_mlp(config, d.hidden),
         *norms(d.hidden, *PRE_NORMS),
     )
     return _backend(config, name, d, modules)
