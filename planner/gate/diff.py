@@ -140,7 +140,10 @@ class _Edit:
         new = json.dumps(value) if isinstance(value, dict) else str(value)
         if head == name and equals:  # Python's, which its quotes stay around
             old = old.strip("'\"")
-        _replace(lines, place.line, old, new, after=head)
+        try:
+            _replace(lines, place.line, old, new, after=head)
+        except _CannotEdit:  # a variable's, whose line is not known
+            _replace(lines, _only_line(lines, head, old), old, new, after=head)
 
     def _remove(self, at: int) -> None:
         """The flag and its value, which must stand together on one line or each on its own."""
@@ -288,7 +291,7 @@ def _command(lines: list[str], last: Word, words: Sequence[str], every: Sequence
     if continued is not None:
         lines.insert(last.line, f"{continued[1]}{text} \\")
         return True
-    pattern = rf"(?<=[\s\"'=\[]){_loosely(last.text)}[\"']?(?=[\s\"';&|)]|$)"
+    pattern = rf"(?<=[\s\"'=\[])\$?{_loosely(last.text)}[\"']?(?=[\s\"';&|)]|$)"
     found = list(re.finditer(pattern, line))
     if not found:
         return False
@@ -314,6 +317,15 @@ STYLES = (_entry, _json_entry, _keyword, _item, _array, _command)
 
 def _places(line: str, text: str) -> list[re.Match[str]]:
     return list(re.finditer(rf"(?<![\w.\-/]){re.escape(text)}(?![\w\-/]|\.\w)", line)) if text else []
+
+
+def _only_line(lines: list[str], flag: str, value: str) -> int:
+    """Where a flag is given this value, if that is once in the whole file."""
+    written = re.compile(rf"(?<![\w-]){re.escape(flag)}[\s=]+[\"']?{re.escape(value)}(?![\w.-])")
+    found = [number for number, line in enumerate(lines, 1) for _ in written.finditer(line)]
+    if len(found) != 1:
+        raise _CannotEdit
+    return found[0]
 
 
 def _replace(lines: list[str], number: int, old: str, new: str, after: str = "") -> None:

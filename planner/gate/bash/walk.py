@@ -465,7 +465,7 @@ def installed_version(texts: Sequence[str]) -> str | None:
     """The vLLM that a command installs: pip install vllm==0.11.0."""
     if "install" in texts or "add" in texts:
         for text in texts:
-            pinned = re.fullmatch(r"vllm(?:\[[\w,-]+\])?==(\d+\.\d+(?:\.\d+)?)", text)
+            pinned = re.fullmatch(r"vllm(?:\[[\w,-]+\])?==v?(\d+\.\d+(?:\.\d+)?)(?:[.+-]\w[\w.]*)?", text)
             if pinned:
                 return pinned[1]
     return None

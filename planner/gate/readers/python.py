@@ -5,21 +5,22 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.engine.args import EngineArgs, engine_arg_names
 from planner.engine.defaults import Usage
 from planner.errors import InputError
 from planner.gate.arguments import WITHOUT_EFFECT
+from planner.gate.bash.walk import installed_version
 from planner.gate.command import Context, kept, launches_of
 from planner.gate.launch import Launch, Word, visible_devices
+from planner.gate.readers.python_values import Unknown, Values, dotted, shown
 from planner.gate.source import Lookup, Source
 from planner.text import printable
 
 _MAX_NODES = 200_000
-_MAX_DEPTH = 60
-_MAX_TEXT = 1 << 16
 
 CLASSES: Mapping[str, Usage] = {
     "LLM": "offline",
@@ -55,8 +56,22 @@ def code(text: str, context: Context, first_line: int) -> list[Launch]:
     return sorted(program.found, key=lambda launch: launch.line)
 
 
-class _Unknown(Exception):
-    """An expression whose value the file does not decide; its text is the expression."""
+@dataclass(frozen=True, kw_only=True)
+class _Scope:
+    """What is around a statement."""
+
+    condition: ast.AST | None = None
+    """The innermost if or loop."""
+    gpu: ast.expr | None = None
+    """Modal's, of the function or class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _More:
+    """Items that are added to a list after it was made."""
+
+    items: Sequence[ast.expr]
+    scope: _Scope
 
 
 class _Program:
@@ -65,28 +80,65 @@ class _Program:
     def __init__(self, context: Context, first_line: int) -> None:
         self.context, self.first_line = context, first_line
         self.found: list[Launch] = []
-        self.names: dict[str, ast.expr | None] = {}
-        """What a name is assigned; None for one that is assigned several things."""
+        self.values = Values()
+        self.lists: dict[int, str] = {}
+        """The id of a list's expression -> the name that it is assigned to."""
+        self.more: dict[str, list[_More]] = {}
+        """What is added to the list of a name."""
         self.imported: dict[str, str] = {}
         """A name in the file -> what of vLLM or of Ray it is: "LLM" -> "vllm.LLM", "v" -> "vllm"."""
         self.starred = False
         """Whether all of vLLM's names are imported; then a class of the file's own goes before one of those."""
         self.own: set[str] = set()
         """What the file defines, or imports from elsewhere."""
+        self.roots: set[str] = set()
+        """The packages that it imports from."""
+        self.versions: set[str] = set()
+        """vLLM's that the images of the file install."""
 
     def visit(self, tree: ast.AST) -> None:
-        nodes = list(ast.walk(tree))
+        nodes = list(_scoped(tree))
         if len(nodes) > _MAX_NODES:
             raise InputError(f"{self.context.source.file}: more than {_MAX_NODES:,} expressions")
-        for node in nodes:
-            self._learn(node)
-        for node in nodes:
-            if isinstance(node, ast.Call):
-                self._call(node)
-            if isinstance(node, ast.List | ast.Tuple):
-                self._words(node)
+        for node, scope in nodes:
+            self._learn(node, scope)
+        for node, _ in nodes:
+            self._installed(node)
+        if len(self.versions) == 1:
+            self.context = self.context.with_(version=next(iter(self.versions)))
+        for node, scope in nodes:
+            if isinstance(node, ast.Call | ast.List | ast.Tuple):
+                for context in self._contexts(scope):
+                    self._launches(node, scope, context)
 
-    def _learn(self, node: ast.AST) -> None:
+    def _launches(self, node: ast.expr, scope: _Scope, context: Context) -> None:
+        if isinstance(node, ast.List | ast.Tuple):
+            self._words(node, scope, context)
+        elif isinstance(node, ast.Call):
+            kind = self._class(node.func)
+            if kind == _LLM_CONFIG:
+                self._llm_config(node, context)
+            elif kind is not None:
+                self._engine(node, kind, context)
+            elif _name_of(node.func) in _SHELLS and node.args:
+                self._script(node, context)
+
+    def _contexts(self, scope: _Scope) -> list[Context]:
+        """On each of the cards that Modal may give."""
+        if scope.gpu is None or "modal" not in self.roots:
+            return [self.context]
+        try:
+            value = self.values.value(scope.gpu)
+        except Unknown:
+            return [self.context]
+        found = []
+        for text in value if isinstance(value, list) else [value]:
+            card = re.fullmatch(r"([\w-]+)[!+]?(?::(\d{1,3}))?", str(text))
+            if card is not None and card[1] != "any" and value is not None:
+                found.append(self.context.with_(gpu=_MODAL.get(card[1], card[1]), gpus=int(card[2] or 1)))
+        return found or [self.context]
+
+    def _learn(self, node: ast.AST, scope: _Scope) -> None:
         if isinstance(node, ast.ImportFrom | ast.Import):
             self._import(node)
         elif isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -99,7 +151,34 @@ class _Program:
         elif isinstance(node, ast.AugAssign | ast.For | ast.comprehension):
             for name in ast.walk(node.target):
                 if isinstance(name, ast.Name):
-                    self.names[name.id] = None
+                    self.values.names[name.id] = None
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and isinstance(node.op, ast.Add):
+            self._add(node.target.id, node.value, scope)
+        elif isinstance(node, ast.Call) and len(node.args) == 1:
+            of, _, method = dotted(node.func).rpartition(".")
+            if method == "extend":
+                self._add(of, node.args[0], scope)
+            elif method == "append":
+                self.more.setdefault(of, []).append(_More(items=node.args, scope=scope))
+
+    def _add(self, name: str, value: ast.expr, scope: _Scope) -> None:
+        items: Sequence[ast.expr] = [ast.Starred(value, lineno=value.lineno)]
+        if isinstance(value, ast.List | ast.Tuple):
+            items = value.elts
+        self.more.setdefault(name, []).append(_More(items=items, scope=scope))
+
+    def _installed(self, node: ast.AST) -> None:
+        """The vLLM of an image: `.uv_pip_install("vllm==0.13.0")`."""
+        if not (isinstance(node, ast.Call) and _name_of(node.func) in ("pip_install", "uv_pip_install")):
+            return
+        for argument in node.args:
+            try:
+                value = self.values.value(argument)
+            except Unknown:
+                continue
+            texts = [str(one) for one in (value if isinstance(value, list) else [value])]
+            version = installed_version(["install", *texts])
+            self.versions |= {version} if version is not None else set()
 
     def _import(self, node: ast.ImportFrom | ast.Import) -> None:
         for alias in node.names:
@@ -109,6 +188,7 @@ class _Program:
             else:
                 whole = f"{'.' * node.level}{node.module or ''}.{alias.name}"
                 name = alias.asname or alias.name
+            self.roots.add(whole.partition(".")[0])
             if whole.partition(".")[0] not in _MODULES:
                 self.own.add(name)
             elif name == "*":
@@ -117,29 +197,24 @@ class _Program:
                 self.imported[name] = whole
 
     def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        names = self.values.names
         if isinstance(target, ast.Name):
-            self.names[target.id] = None if target.id in self.names else value
-        elif isinstance(target, ast.Subscript) and _dotted(target.value) == "os.environ" and _is_text(target.slice):
+            names[target.id] = None if target.id in names else value
+            self.lists[id(value)] = target.id
+        elif isinstance(target, ast.Subscript) and dotted(target.value) == "os.environ" and _is_text(target.slice):
             try:
-                name, text = self._value(target.slice), self._value(value)
-            except _Unknown:
+                name, text = self.values.value(target.slice), self.values.value(value)
+            except Unknown:
                 return
             self.context = self.context.with_(environment={**self.context.environment, str(name): str(text)})
         else:
             for name_node in ast.walk(target):
                 if isinstance(name_node, ast.Name) and isinstance(name_node.ctx, ast.Store):
-                    self.names[name_node.id] = None
+                    names[name_node.id] = None
 
     # -- LLM(...) ------------------------------------------------------------------------------------------------------
 
-    def _call(self, node: ast.Call) -> None:
-        kind = self._class(node.func)
-        if kind == _LLM_CONFIG:
-            self._llm_config(node)
-        elif kind is not None:
-            self._engine(node, kind)
-
-    def _engine(self, node: ast.Call, kind: str) -> None:
+    def _engine(self, node: ast.Call, kind: str, context: Context) -> None:
         values: dict[str, Any] = {}
         words: list[Word] = []
         problem = None
@@ -149,8 +224,8 @@ class _Program:
             given, problem = given[1:], f"line {self._line(node)}: its arguments are not in the call"
         for name, value in given:
             try:
-                found = {name: self._value(value)} if name is not None else self._mapping(value)
-            except _Unknown as unknown:
+                found = {name: self.values.value(value)} if name is not None else self.values.mapping(value)
+            except Unknown as unknown:
                 if name is None or (name in engine_arg_names() and name not in WITHOUT_EFFECT):
                     what = f"{name} is {unknown}" if name is not None else f"**{unknown}"
                     problem = problem or f"line {self._line(value)}: {what}, which the file does not decide"
@@ -167,18 +242,18 @@ class _Program:
             args, refusal = {}, str(error)
         if model is None and problem is None:
             problem = "it names no model"
-        devices = visible_devices(self.context.environment)
+        devices = visible_devices(context.environment)
         self.found.append(
             Launch(
-                file=self.context.source.file,
+                file=context.source.file,
                 line=self._line(node),
                 end_line=self.first_line - 1 + (node.end_lineno or node.lineno),
                 model=model if isinstance(model, str) else None,
                 args=args,
-                environment=kept(self.context.environment),
-                gpu=self.context.gpu,
-                gpus=devices if devices is not None else self.context.gpus,
-                version=self.context.version,
+                environment=kept(context.environment),
+                gpu=context.gpu,
+                gpus=devices if devices is not None else context.gpus,
+                version=context.version,
                 usage=CLASSES[kind],
                 problem=problem,
                 refusal=refusal,
@@ -188,7 +263,7 @@ class _Program:
 
     def _class(self, function: ast.expr) -> str | None:
         """The class of vLLM that is called, or Ray's LLMConfig, under the name that the file gives it."""
-        first, dot, rest = _dotted(function).partition(".")
+        first, dot, rest = dotted(function).partition(".")
         known = self.imported.get(first) or (f"vllm.{first}" if self.starred and first not in self.own else "")
         whole = f"{known}{dot}{rest}" if known else ""
         name = whole.rpartition(".")[2]
@@ -196,7 +271,7 @@ class _Program:
 
     # -- Ray's LLMConfig(...) ------------------------------------------------------------------------------------------
 
-    def _llm_config(self, node: ast.Call) -> None:
+    def _llm_config(self, node: ast.Call, context: Context) -> None:
         from planner.gate.readers.ray_serve import DECISIVE, launches_of_values  # needs PyYAML
 
         values: dict[str, Any] = {}
@@ -207,9 +282,11 @@ class _Program:
                 continue
             try:
                 values |= (
-                    self._mapping(keyword.value) if keyword.arg is None else {keyword.arg: self._value(keyword.value)}
+                    self.values.mapping(keyword.value)
+                    if keyword.arg is None
+                    else {keyword.arg: self.values.value(keyword.value)}
                 )
-            except _Unknown as unknown:
+            except Unknown as unknown:
                 line = self._line(keyword.value)
                 problem = (
                     problem or f"line {line}: {keyword.arg or '**'} holds {unknown}, which the file does not decide"
@@ -234,136 +311,87 @@ class _Program:
         words = []
         for name, value in items:
             try:
-                words.append(Word(text=f"{name}={self._value(value)!r}", line=self._line(value)))
-            except _Unknown:
+                words.append(Word(text=f"{name}={self.values.value(value)!r}", line=self._line(value)))
+            except Unknown:
                 continue
         return words
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    def _words(self, node: ast.List | ast.Tuple) -> None:
-        """["vllm", "serve", MODEL, …]: a command that the program starts."""
+    def _words(self, node: ast.List | ast.Tuple, scope: _Scope, context: Context) -> None:
+        """["vllm", "serve", MODEL, …]: a command that the program starts, with what is added to it."""
         heads = [_text_of(item) for item in node.elts[:4]]
         if "vllm" not in " ".join(heads) or not any(head in ("serve", "-m", "run") for head in heads):
             return
-        words: list[Word] = []
-        for item in node.elts:
-            words += self._word(item)
-        line, end = self._line(node), self.first_line - 1 + (node.end_lineno or node.lineno)
-        self.found += launches_of(words, self.context.with_(line=line, end_line=end, settle=True))
+        words = [word for item in node.elts for word in self._word(item)]
+        for more in self.more.get(self.lists.get(id(node), ""), ()):
+            added = [word for item in more.items for word in self._word(item)]
+            if more.scope.condition is not scope.condition:
+                added = [replace(word, unknown=f"{word.text} (added only under a condition)") for word in added]
+            words += added
+        line, end = self._line(node), self._end(node)
+        self.found += launches_of(words, context.with_(line=line, end_line=end, settle=True))
 
     def _word(self, item: ast.expr) -> list[Word]:
         line = self._line(item)
         try:
             if isinstance(item, ast.Starred):
-                return [Word(text=str(text), line=line) for text in self._value(item.value)]
-            return [Word(text=str(self._value(item)), line=line)]
-        except (_Unknown, TypeError):
-            text = _shown(item)
+                return [Word(text=str(text), line=line) for text in self.values.value(item.value)]
+            return [Word(text=str(self.values.value(item)), line=line)]
+        except (Unknown, TypeError):
+            text = shown(item)
             return [Word(text=text, line=line, unknown=text)]
 
-    # -- values --------------------------------------------------------------------------------------------------------
+    def _script(self, node: ast.Call, context: Context) -> None:
+        """subprocess.run("vllm serve …", shell=True), os.system, shlex.split."""
+        from planner.gate.readers.shell import script  # needs tree-sitter
 
-    def _mapping(self, node: ast.expr) -> dict[str, Any]:
-        value = self._value(node)
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise _Unknown(_shown(node))
-        return value
-
-    def _value(self, node: ast.expr, depth: int = 0) -> Any:
-        """What an expression of literals is; names count as what they are assigned, where that is one thing."""
-        if depth > _MAX_DEPTH:
-            raise _Unknown("an expression nested too deep")
-        if isinstance(node, ast.Constant):
-            return node.value
-        inner = depth + 1
-        if isinstance(node, ast.Name) and self.names.get(node.id) is not None:
-            named = self.names[node.id]
-            assert named is not None
-            return self._value(named, inner)
-        if isinstance(node, ast.List | ast.Tuple):
-            return [self._value(item, inner) for item in node.elts]
-        if isinstance(node, ast.Dict):
-            return self._dictionary(node, inner)
-        if isinstance(node, ast.Call):
-            return self._called(node, inner)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -self._number(node.operand, inner)
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            return self._operation(node, inner)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-            return node.attr  # a dtype
-        if isinstance(node, ast.JoinedStr):
-            return "".join(self._piece(part, inner) for part in node.values)
-        raise _Unknown(_shown(node))
-
-    def _dictionary(self, node: ast.Dict, depth: int) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
-        for key, value in zip(node.keys, node.values, strict=True):
-            item = self._value(value, depth)
-            name = self._value(key, depth) if key is not None else None
-            if isinstance(name, list | dict) or (key is None and not isinstance(item, dict)):
-                raise _Unknown(_shown(node))
-            found |= item if key is None else {name: item}
-        return found
-
-    def _called(self, node: ast.Call, depth: int) -> Any:
-        """os.environ.get("X", default), str(…), int(…), dict(…), json.dumps(…) of what is known."""
-        name = _dotted(node.func)
-        if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and len(node.args) == 2:
-            return self._value(node.args[1], depth)
-        if name == "dict" and not node.args:
-            return {word.arg: self._value(word.value, depth) for word in node.keywords if word.arg is not None}
-        if name in ("str", "int", "float") and len(node.args) == 1:
-            try:
-                return {"str": str, "int": int, "float": float}[name](self._value(node.args[0], depth))
-            except (TypeError, ValueError, OverflowError):
-                pass
-        if name == "json.dumps" and len(node.args) == 1:
-            import json
-
-            return json.dumps(self._value(node.args[0], depth))
-        raise _Unknown(_shown(node))
-
-    def _number(self, node: ast.expr, depth: int) -> int | float:
-        value = self._value(node, depth)
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 10**18:
-            raise _Unknown(_shown(node))
-        return value
-
-    def _operation(self, node: ast.BinOp, depth: int) -> Any:
-        if isinstance(node.op, ast.Add):
-            left, right = self._value(node.left, depth), self._value(node.right, depth)
-            if isinstance(left, str) and isinstance(right, str) and len(left) + len(right) < _MAX_TEXT:
-                return left + right
-            if isinstance(left, list) and isinstance(right, list) and len(left) + len(right) < _MAX_TEXT:
-                return left + right
-        left, right = self._number(node.left, depth), self._number(node.right, depth)
-        try:
-            return _OPERATORS[type(node.op)](left, right)
-        except (ZeroDivisionError, OverflowError):
-            raise _Unknown(_shown(node)) from None
-
-    def _piece(self, part: ast.expr, depth: int) -> str:
-        if isinstance(part, ast.FormattedValue):
-            if part.format_spec is not None or part.conversion not in (-1, 115):
-                raise _Unknown(_shown(part.value))
-            return str(self._value(part.value, depth))
-        return str(self._value(part, depth))
+        text = self.values.script(node.args[0])
+        if _name_of(node.func) == "split":  # which takes a new line for a space
+            text = text.replace("\n", " \\\n")
+        if "vllm" in text.lower() and re.search(r"\s", text):
+            line = self._line(node)
+            self.found += script(text, context.with_(line=line, end_line=self._end(node), settle=True), line)
 
     def _line(self, node: ast.expr) -> int:
         return self.first_line - 1 + node.lineno
 
+    def _end(self, node: ast.expr) -> int:
+        return self.first_line - 1 + (node.end_lineno or node.lineno)
 
+
+_SHELLS = frozenset(
+    "Popen call check_call check_output create_subprocess_shell getoutput popen run split system".split()
+)
+"""Functions of subprocess, os, asyncio and shlex that take a command as one text."""
+_MODAL = {"A10": "A10G", "A100": "A100-SXM4-40GB", "RTX-PRO-6000": "RTX PRO 6000 Blackwell Server Edition"}
+"""Modal's names that mean another card here (modal.com/docs/guide/gpu)."""
 _NOT_ARGUMENTS = ("hf_token", "chat_template", "use_tqdm")
 """A secret, and what LLM() takes besides."""
-_OPERATORS: Mapping[type[ast.operator], Any] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.FloorDiv: lambda a, b: a // b,
-    ast.Div: lambda a, b: a / b,
-}
+
+
+def _scoped(tree: ast.AST) -> Iterator[tuple[ast.AST, _Scope]]:
+    """Every node, what stands first in the file first."""
+    queue: list[tuple[ast.AST, _Scope]] = [(tree, _Scope())]
+    while queue:
+        node, scope = queue.pop()
+        yield node, scope
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            scope = _Scope(gpu=_gpu_of(node.decorator_list) or scope.gpu)
+        elif isinstance(node, ast.If | ast.For | ast.While | ast.ExceptHandler):
+            scope = replace(scope, condition=node)
+        queue.extend((child, scope) for child in reversed(list(ast.iter_child_nodes(node))))
+
+
+def _gpu_of(decorators: Iterable[ast.expr]) -> ast.expr | None:
+    """@app.function(gpu="H100:2")"""
+    keywords = [word for one in decorators if isinstance(one, ast.Call) for word in one.keywords if word.arg == "gpu"]
+    return keywords[0].value if keywords else None
+
+
+def _name_of(function: ast.expr) -> str:
+    """The last part of a function's name, whatever it is a part of."""
+    return function.attr if isinstance(function, ast.Attribute) else dotted(function)
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -372,19 +400,3 @@ def _is_text(node: ast.expr) -> bool:
 
 def _text_of(node: ast.expr) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-
-
-def _dotted(node: ast.expr) -> str:
-    """ "a.b.c" of names and attributes, "" of anything else."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
-
-
-def _shown(node: ast.expr) -> str:
-    try:
-        return printable(ast.unparse(node), 60)
-    except RecursionError:
-        return "an expression nested too deep"

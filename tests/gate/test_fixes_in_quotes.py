@@ -1,0 +1,191 @@
+"""A fix is a diff that applies and mends the launch, however the flags are quoted and wherever they stand."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from planner.gate.outcome import Outcome
+from planner.gate.run import Options, gate
+
+SET = "--max-model-len 99999 --seed 1"
+"""More than Qwen3-8B has positions for: the value changes."""
+ADD = "--seed 1"
+"""Its own 40,960 tokens are too many for an L4: a flag is added."""
+
+_POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {{name: vllm}}
+spec:
+  nodeSelector: {{nvidia.com/gpu.product: NVIDIA-L4}}
+  containers:
+    - name: vllm
+      image: vllm/vllm-openai:v0.11.0
+{0}      resources: {{limits: {{nvidia.com/gpu: 1}}}}
+"""
+_LLM_SERVICE = """\
+apiVersion: serving.kserve.io/v1alpha1
+kind: LLMInferenceService
+metadata: {{name: qwen}}
+spec:
+  model: {{uri: "hf://Qwen/Qwen3-8B"}}
+  template:
+    nodeSelector: {{nvidia.com/gpu.product: NVIDIA-L4}}
+    containers:
+      - name: main
+        env:
+          - name: VLLM_ADDITIONAL_ARGS
+            value: {0}
+        resources: {{limits: {{nvidia.com/gpu: "1"}}}}
+"""
+
+
+def _pod(text: str) -> str:
+    return _POD.format("".join(f"      {line}\n" for line in text.split("\n")))
+
+
+def _service(text: str) -> str:
+    return "services:\n  vllm:\n" + "".join(f"    {line}\n" for line in text.split("\n"))
+
+
+FILES: dict[str, tuple[str, str]] = {
+    "LLMInferenceService, double quotes": ("a.yaml", _LLM_SERVICE.format('"§"')),
+    "LLMInferenceService, single quotes": ("a.yaml", _LLM_SERVICE.format("'§'")),
+    "LLMInferenceService, plain": ("a.yaml", _LLM_SERVICE.format("§")),
+    "LLMInferenceService, folded": ("a.yaml", _LLM_SERVICE.format(">-\n              --dtype auto\n              §")),
+    "pod, list": ("a.yaml", _pod("args: [--model, Qwen/Qwen3-8B, §,]")),
+    "pod, quoted list": ("a.yaml", _pod('args: ["--model", "Qwen/Qwen3-8B", §"]')),
+    "pod, items": ("a.yaml", _pod('args:\n  - "--model"\n  - "Qwen/Qwen3-8B"\n  - §-')),
+    "pod, items with =": ("a.yaml", _pod("args:\n  - --model=Qwen/Qwen3-8B\n  - §=-")),
+    "pod, items with = in quotes": ("a.yaml", _pod('args:\n  - "--model=Qwen/Qwen3-8B"\n  - "§=-"')),
+    "pod, sh -c in flow": ("a.yaml", _pod('command: [sh, -c]\nargs: ["vllm serve Qwen/Qwen3-8B §"]')),
+    "pod, sh -c all in flow": ("a.yaml", _pod('command: ["sh", "-c", "exec vllm serve Qwen/Qwen3-8B §"]')),
+    "pod, sh -c single quotes": ("a.yaml", _pod("command: ['sh', '-c', 'vllm serve Qwen/Qwen3-8B §']")),
+    "pod, sh -c item": ("a.yaml", _pod('command: [sh, -c]\nargs:\n  - "vllm serve Qwen/Qwen3-8B §"')),
+    "pod, sh -c plain item": ("a.yaml", _pod("command: [sh, -c]\nargs:\n  - vllm serve Qwen/Qwen3-8B §")),
+    "pod, sh -c block": ("a.yaml", _pod("command: [sh, -c]\nargs:\n  - |\n    vllm serve Qwen/Qwen3-8B \\\n      §\n")),
+    "pod, sh -c folded": ("a.yaml", _pod("command: [sh, -c]\nargs:\n  - >\n    vllm serve Qwen/Qwen3-8B\n    §\n")),
+    "pod, variable": (
+        "a.yaml",
+        _pod('command: [sh, -c, "vllm serve Qwen/Qwen3-8B $ARGS"]\nenv:\n  - name: ARGS\n    value: "§"'),
+    ),
+    "pod, variable of Kubernetes": (
+        "a.yaml",
+        _pod('command: [sh, -c, "vllm serve Qwen/Qwen3-8B $(ARGS)"]\nenv:\n  - {name: ARGS, value: "§"}'),
+    ),
+    "compose, plain": ("compose.yaml", _service("image: vllm/vllm-openai:v0.11.0\ncommand: --model Qwen/Qwen3-8B §")),
+    "compose, quotes": (
+        "compose.yaml",
+        _service('image: vllm/vllm-openai:v0.11.0\ncommand: "--model Qwen/Qwen3-8B §"'),
+    ),
+    "compose, folded": (
+        "compose.yaml",
+        _service("image: vllm/vllm-openai:v0.11.0\ncommand: >\n  --model Qwen/Qwen3-8B\n  §"),
+    ),
+    "compose, shell": (
+        "compose.yaml",
+        _service(
+            "image: vllm/vllm-openai:v0.11.0\nentrypoint: [sh, -c]\n"
+            'command: ["vllm serve Qwen/Qwen3-8B $$ARGS"]\nenvironment:\n  ARGS: "§"'
+        ),
+    ),
+    "compose, environment in a list": (
+        "compose.yaml",
+        _service(
+            "image: vllm/vllm-openai:v0.11.0\nentrypoint: sh -c 'vllm serve Qwen/Qwen3-8B $$ARGS'\n"
+            'environment:\n  - "ARGS=§"'
+        ),
+    ),
+    "bash -c, double quotes": ("a.sh", 'bash -c "vllm serve Qwen/Qwen3-8B §"'),
+    "bash -c, single quotes": ("a.sh", "bash -c 'vllm serve Qwen/Qwen3-8B §'"),
+    "bash -lc, escaped": ("a.sh", 'bash -lc "vllm serve \\"Qwen/Qwen3-8B\\" §"'),
+    "ssh": ("a.sh", 'ssh gpu1 "cd /srv && vllm serve Qwen/Qwen3-8B § > log 2>&1 &"'),
+    "docker run": ("a.sh", "docker run --gpus all vllm/vllm-openai:v0.11.0 --model Qwen/Qwen3-8B §"),
+    "docker run, sh -c": (
+        "a.sh",
+        "docker run --gpus all --entrypoint bash vllm/vllm-openai:v0.11.0 -c \\\n  'vllm serve Qwen/Qwen3-8B §'",
+    ),
+    "variable": ("a.sh", 'ARGS="§"\nvllm serve Qwen/Qwen3-8B $ARGS'),
+    "variable with a default": ("a.sh", 'ARGS="${ARGS:-§}"\nvllm serve Qwen/Qwen3-8B $ARGS'),
+    "variable added to": ("a.sh", 'ARGS="--dtype auto"\nARGS="$ARGS §"\nvllm serve Qwen/Qwen3-8B ${ARGS}'),
+    "array": ("a.sh", 'ARGS=(\n  --dtype auto\n  §\n)\nvllm serve Qwen/Qwen3-8B "${ARGS[@]}"'),
+    "exported": ("a.sh", "export ARGS='§'\nexec bash -c 'vllm serve Qwen/Qwen3-8B $ARGS'"),
+    "make": ("Makefile", "ARGS := §\nserve:\n\tbash -c 'vllm serve Qwen/Qwen3-8B $(ARGS)'"),
+    "make, in quotes": ("Makefile", 'serve:\n\tbash -c "vllm serve Qwen/Qwen3-8B §"'),
+    "systemd": ("a.service", "[Service]\nExecStart=/bin/bash -c 'vllm serve Qwen/Qwen3-8B §'"),
+    "systemd, Environment": (
+        "a.service",
+        '[Service]\nEnvironment="ARGS=§"\nExecStart=/usr/bin/vllm serve Qwen/Qwen3-8B $ARGS',
+    ),
+    "Dockerfile, exec form": ("Dockerfile", 'FROM vllm/vllm-openai:v0.11.0\nCMD ["--model", "Qwen/Qwen3-8B", §"]'),
+    "Dockerfile, sh -c": (
+        "Dockerfile",
+        'FROM vllm/vllm-openai:v0.11.0\nENTRYPOINT ["sh", "-c", "vllm serve Qwen/Qwen3-8B §"]',
+    ),
+    "Dockerfile, ENV": (
+        "Dockerfile",
+        'FROM vllm/vllm-openai:v0.11.0\nENV ARGS="§"\nENTRYPOINT vllm serve Qwen/Qwen3-8B $ARGS',
+    ),
+    "GitHub": (
+        "a.yaml",
+        'on: push\nenv:\n  ARGS: "§"\njobs:\n  a:\n    runs-on: gpu\n    steps:\n'
+        "      - run: vllm serve Qwen/Qwen3-8B $ARGS &\n",
+    ),
+    "GitHub, expression": (
+        "a.yaml",
+        'on: push\nenv:\n  ARGS: "§"\njobs:\n  a:\n    runs-on: gpu\n    steps:\n'
+        "      - run: bash -c 'vllm serve Qwen/Qwen3-8B ${{ env.ARGS }}'\n",
+    ),
+    "Jenkins": ("Jenkinsfile", "node { sh 'vllm serve Qwen/Qwen3-8B §' }"),
+    "Jenkins, double quotes": ("Jenkinsfile", 'node { sh "nohup vllm serve Qwen/Qwen3-8B § &" }'),
+    "Python, shell": (
+        "a.py",
+        'import subprocess\nsubprocess.Popen("exec vllm serve Qwen/Qwen3-8B §", shell=True)',
+    ),
+    "Python, split": (
+        "a.py",
+        "import os, shlex\nargs = shlex.split('vllm serve Qwen/Qwen3-8B §')\nos.execvp('vllm', args)",
+    ),
+    "serve --config": ("a.yaml", "model: Qwen/Qwen3-8B\n§:-"),
+}
+"""§ stands for the flags: §" as items of a JSON array, §, of a YAML one, §- and §=- as items of a list, §:- as keys."""
+
+
+def _written(text: str, flags: str) -> str:
+    words = flags.split()
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    indent = "        "
+    return (
+        text.replace('§"]', ", ".join(f'"{word}"' for word in words) + "]" if '", §"' in text else f'{flags}"]')
+        .replace("§,]", ", ".join(words[:1] + [f'"{word}"' if word.isdigit() else word for word in words[1:]]) + "]")
+        .replace('"§=-"', f"\n{indent}- ".join(f'"{name}={value}"' for name, value in pairs))
+        .replace("§=-", f"\n{indent}- ".join(f"{name}={value}" for name, value in pairs))
+        .replace("§:-", "\n".join(f"{name[2:]}: {value}" for name, value in pairs))
+        .replace("§-", f"\n{indent}- ".join(f'"{word}"' for word in words))
+        .replace("§", flags)
+    )
+
+
+def _gate(folder: Path) -> Outcome:
+    (outcome,) = gate([folder], Options(offline=True, gpu="L4", vllm_version="0.11.0"))
+    return outcome
+
+
+@pytest.mark.parametrize("flags", [SET, ADD], ids=["set", "add"])
+@pytest.mark.parametrize("kind", FILES)
+def test_the_diff_applies_and_mends_the_launch(kind, flags, tmp_path, monkeypatch):
+    name, text = FILES[kind]
+    (tmp_path / name).write_text(_written(text, flags).rstrip("\n") + "\n")
+    monkeypatch.chdir(tmp_path)
+    before = _gate(Path())
+    assert (before.verdict, before.launch.model) == ("fail", "Qwen/Qwen3-8B"), before
+    assert before.fix is not None
+    assert before.fix.startswith("--- a/"), before.fix
+    command = ["git", "apply", "--unidiff-zero", "-"]
+    subprocess.run(command, input=before.fix, text=True, check=True, timeout=60)
+    after = _gate(Path())
+    assert after.verdict in ("pass", "warn"), f"{before.fix}\n{after.reasons}"
+    assert set(after.launch.args) >= set(before.launch.args)
