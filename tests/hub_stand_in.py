@@ -51,14 +51,16 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
 
-def ask(home: Path, endpoint: str, calls: list[dict[str, Any]], **env: str) -> list[dict[str, Any]]:
+def ask(
+    home: Path, endpoint: str, calls: list[dict[str, Any]], before: tuple[str, ...] = (), **env: str
+) -> list[dict[str, Any]]:
     """What each of `calls` gives in one new process: {"values": …} or {"error": sentence}.
 
     A call is {"load": model, …} for load_config or {"facts": repo, …} for hub_facts, with their keyword arguments.
     """
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD],
+        [*before, sys.executable, "-c", _CHILD],
         input=json.dumps(calls),
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ import pytest
 from planner.validate import store as stores
 from planner.validate.run import run as run_trials
 from planner.validate.store import Store
-from tests.command_line import run
+from tests.command_line import run, without_rights
 from tests.validate_case import Pretended, trial, well
 
 ROOT = Path(__file__).parents[1]
@@ -181,16 +181,6 @@ def test_a_full_disk(name: str, room: int, history: Path, tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
-def _without_rights() -> tuple[str, ...]:
-    """A command that takes root's right to write anywhere away; nobody else has it."""
-    if os.geteuid() != 0:
-        return ()
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        pytest.skip("root writes anywhere, and there is no setpriv to take that away")
-    return (setpriv, "--bounding-set=-all", "--inh-caps=-all")
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -205,7 +195,7 @@ def test_a_folder_that_only_lets_read(words: tuple[str, ...], history: Path, tmp
     shutil.copy(history, folder)
     folder.chmod(0o555)
     try:
-        code, _, err = apart(MAIN, *words, data=tmp_path / "data", before=_without_rights())
+        code, _, err = apart(MAIN, *words, data=tmp_path / "data", before=without_rights())
     finally:
         folder.chmod(0o755)
     check_sentence((code, "", err), str(folder))

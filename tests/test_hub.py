@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from planner.model import hub as hub_module
+from tests.command_line import without_rights
 from tests.hub_stand_in import COMMIT, TOKEN, Hub, ask
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512}
@@ -153,10 +153,21 @@ def test_what_is_cached_is_not_downloaded_again_and_what_changed_is(hub: Hub, tm
     assert [request.split()[0] for request in hub.requests] == ["HEAD", "HEAD"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write everywhere")
+@pytest.mark.parametrize("content", [b"", b'{"model_type": "lla', b"\0" * 500])
+def test_a_damaged_cache_is_mended_or_named(hub: Hub, tmp_path: Path, content: bytes) -> None:
+    ask(tmp_path, hub.endpoint, [{"load": "lab/plain"}])
+    (blob,) = [path.resolve() for path in tmp_path.rglob("config.json")]
+    blob.write_bytes(content)
+    (offline,) = ask(tmp_path, hub.endpoint, [{"load": "lab/plain"}], HF_HUB_OFFLINE="1")
+    assert "lab/plain config.json" in offline["error"]
+    assert "remove the copy" in offline["error"]
+    (online,) = ask(tmp_path, hub.endpoint, [{"load": "lab/plain"}])
+    assert online["values"] == CONFIG
+
+
 def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    (answer,) = ask(tmp_path / "cache", hub.endpoint, [{"load": "lab/plain"}])
+    (answer,) = ask(tmp_path / "cache", hub.endpoint, [{"load": "lab/plain"}], before=without_rights())
     assert "HF_HOME" in answer["error"]
 
 

@@ -489,12 +489,12 @@ def _load_hub(repo: str, *, revision: str | None, offline: bool | None, token: s
         raise InputError(f"{error}{hf_configs.suggestion(repo)}") from None
     if path is None:
         raise InputError(f"{repo}: the repository has no {CONFIG_FILE}, so vLLM cannot tell what model it is")
-    values = strict_json.read_object(path, f"{repo} {CONFIG_FILE}", infinity=True)
+    values = _read_cached(path, f"{repo} {CONFIG_FILE}", infinity=True)
     quant = None
     if needs_quant_config(values):
         quant_path = fetch(QUANT_CONFIG_FILE, optional=True)
         if quant_path is not None:
-            quant = strict_json.read_object(quant_path, f"{repo} {QUANT_CONFIG_FILE}")
+            quant = _read_cached(quant_path, f"{repo} {QUANT_CONFIG_FILE}")
     return LoadedConfig(
         name=repo,
         source=Source.HUB,
@@ -504,6 +504,13 @@ def _load_hub(repo: str, *, revision: str | None, offline: bool | None, token: s
         folder=path.parent,
         revision=path.parent.name,
     )
+
+
+def _read_cached(path: Path, where: str, *, infinity: bool = False) -> dict[str, Any]:
+    try:
+        return strict_json.read_object(path, where, infinity=infinity)
+    except InputError as error:
+        raise InputError(f"{error}; if the Hub's own is whole, remove the copy {printable(path)}") from None
 
 
 def needs_quant_config(values: Mapping[str, Any]) -> bool:

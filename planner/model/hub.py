@@ -77,11 +77,19 @@ def hub_file(
         # The download writes down which commit a branch is at, so a cached file counts only if that is up to date too.
         path = hub.try_to_load_from_cache(repo, filename, revision=revision)
         newest = hub.try_to_load_from_cache(repo, filename, revision=found.commit_hash)
-        if isinstance(path, str) and path == newest:
-            return Path(path)
+        cached = Path(path) if isinstance(path, str) and path == newest else None
+        if cached is not None and found.size in (None, cached.stat().st_size):
+            return cached
         with quiet():
             return Path(
-                hub.hf_hub_download(repo, filename, revision=revision, token=token, etag_timeout=_TIMEOUT_SECONDS)
+                hub.hf_hub_download(
+                    repo,
+                    filename,
+                    revision=revision,
+                    token=token,
+                    etag_timeout=_TIMEOUT_SECONDS,
+                    force_download=cached is not None,  # it was cut short
+                )
             )
 
 
