@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,80 +65,112 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.usage.usage_lib import UsageContext
-
     notes: list[str] = []
     model_folder = folder / (request.get("name") or "model").replace("/", "--")
     _write_model(model_folder, request, notes)
     if "serve" in request or "llm" in request:
         made, config = launches.check(request, str(model_folder))
         return {**made, "resolved": _resolved(config, []), **({"notes": notes} if notes else {})}
+    config, sizes = _engine_config(request, str(model_folder))
+    built = _built(request, config, sizes)
+    answer: dict[str, Any] = {"model_class": built.model_class, "resolved": _resolved(config, sorted(built.backends))}
+    if _lacks_triton_kernels(config, built.model_class):
+        notes.append("this vLLM has no triton_kernels: MXFP4 experts on Hopper are sized for Marlin instead")
+    if notes:
+        answer["notes"] = notes
+    if request.get("weights", True):
+        answer |= {"stages": built.stages, "kernels": built.kernels}
+    if request.get("available_bytes") is not None:
+        answer["kv"] = _planned(config, sizes, built, request["available_bytes"])
+        answer["resolved"] = _resolved(config, sorted(built.backends))  # planning switches some flags
+    return answer
+
+
+def _engine_config(request: dict[str, Any], model: str) -> tuple[Any, dict[str, int]]:
+    """(vLLM's own config of the launch, its parallel sizes by their short names)."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
     arguments = {
-        "model": str(model_folder),
-        "tokenizer": str(model_folder),
+        "model": model,
+        "tokenizer": model,
         "skip_tokenizer_init": True,
         "load_format": "dummy",
         **request.get("engine_args", {}),
     }
-    tp = int(arguments.get("tensor_parallel_size", 1))
-    pp = int(arguments.get("pipeline_parallel_size", 1))
-    dp = int(arguments.get("data_parallel_size", 1))
-    if tp * pp > 1:
+    names = {"tp": "tensor", "pp": "pipeline", "dp": "data"}
+    sizes = {short: int(arguments.get(f"{name}_parallel_size", 1)) for short, name in names.items()}
+    if sizes["tp"] * sizes["pp"] > 1:
         arguments.setdefault("distributed_executor_backend", "mp")
     usage = UsageContext.LLM_CLASS if request.get("usage") == "offline" else UsageContext.OPENAI_API_SERVER
-    config = EngineArgs(**arguments).create_engine_config(usage_context=usage)
+    return EngineArgs(**arguments).create_engine_config(usage_context=usage), sizes
 
-    want_weights = request.get("weights", True)
-    amounts = request.get("available_bytes")
-    pristine = copy.deepcopy(config) if pp > 1 else config
-    stages, specs, layouts, backends = [], [], [], set()
-    model_class, kernels, kv_error = None, {}, None
-    for stage in range(pp):
+
+@dataclass
+class _Built:
+    """What was seen of the model on the first rank of each pipeline stage."""
+
+    model_class: str | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    kernels: dict[str, Any] = field(default_factory=dict)
+    specs: list[Any] = field(default_factory=list)
+    layouts: list[Any] = field(default_factory=list)
+    backends: set[str] = field(default_factory=set)
+    kv_error: dict[str, Any] | None = None
+
+
+def _built(request: dict[str, Any], config: Any, sizes: dict[str, int]) -> _Built:
+    """The model built stage by stage on the meta device, measured, and asked for the specs of its KV cache."""
+    want_weights, want_plan = request.get("weights", True), request.get("available_bytes") is not None
+    pristine = copy.deepcopy(config) if sizes["pp"] > 1 else config
+    found = _Built()
+    for stage in range(sizes["pp"]):
         stage_config = config if stage == 0 else copy.deepcopy(pristine)
-        with _distributed(stage_config, rank=stage * tp, tp=tp, pp=pp, dp=dp):
+        with _distributed(stage_config, rank=stage * sizes["tp"], **sizes):
             model = _build(stage_config, finish=want_weights)
             if request.get("worker_checks"):
                 _worker_checks(stage_config, model)
-            if amounts is not None and kv_error is None:
-                try:
-                    stage_spec, stage_layouts, stage_backends = kv_plan.stage_specs(stage_config)
-                    specs.append(stage_spec)
-                    layouts.append(stage_layouts)
-                    backends.update(stage_backends)
-                except Exception as error:  # noqa: BLE001
-                    kv_error = describe(error)
-        model_class = type(model).__name__
+            if want_plan and found.kv_error is None:
+                _add_specs(found, stage_config)
+        found.model_class = type(model).__name__
         if want_weights:
             measured = weights.measure(model, dump=bool(request.get("dump")))
             inner = getattr(model, "model", None) or model
             if getattr(inner, "start_layer", None) is not None:
                 measured["layers"] = [inner.start_layer, inner.end_layer]
-            stages.append({"pp_rank": stage, **measured})
-            kernels = weights.kernels_of(model)
+            found.stages.append({"pp_rank": stage, **measured})
+            found.kernels = weights.kernels_of(model)
         del model
+    return found
 
-    answer: dict[str, Any] = {"model_class": model_class, "resolved": _resolved(config, sorted(backends))}
-    if model_class == "GptOssForCausalLM" or config.model_config.quantization in ("mxfp4", "gpt_oss_mxfp4"):
-        from vllm.utils.import_utils import has_triton_kernels
 
-        if not has_triton_kernels():
-            notes.append("this vLLM has no triton_kernels: MXFP4 experts on Hopper are sized for Marlin instead")
-    if notes:
-        answer["notes"] = notes
-    if want_weights:
-        answer |= {"stages": stages, "kernels": kernels}
-    if amounts is not None:
-        try:
-            if kv_error:
-                answer["kv"] = {"error": kv_error}
-            else:
-                with _distributed(config, rank=0, tp=tp, pp=pp, dp=dp):
-                    answer["kv"] = kv_plan.plan(config, specs, layouts, amounts)
-        except Exception as error:  # noqa: BLE001
-            answer["kv"] = {"error": describe(error)}
-        answer["resolved"] = _resolved(config, sorted(backends))  # planning switches some flags
-    return answer
+def _add_specs(found: _Built, stage_config: Any) -> None:
+    try:
+        specs, layouts, backends = kv_plan.stage_specs(stage_config)
+    except Exception as error:  # noqa: BLE001
+        found.kv_error = describe(error)
+        return
+    found.specs.append(specs)
+    found.layouts.append(layouts)
+    found.backends.update(backends)
+
+
+def _planned(config: Any, sizes: dict[str, int], built: _Built, amounts: list[int]) -> dict[str, Any]:
+    if built.kv_error:
+        return {"error": built.kv_error}
+    try:
+        with _distributed(config, rank=0, **sizes):
+            return kv_plan.plan(config, built.specs, built.layouts, amounts)
+    except Exception as error:  # noqa: BLE001
+        return {"error": describe(error)}
+
+
+def _lacks_triton_kernels(config: Any, model_class: str | None) -> bool:
+    if model_class != "GptOssForCausalLM" and config.model_config.quantization not in ("mxfp4", "gpt_oss_mxfp4"):
+        return False
+    from vllm.utils.import_utils import has_triton_kernels
+
+    return not has_triton_kernels()
 
 
 def _resolved(config: Any, backends: list[str]) -> dict[str, Any]:
