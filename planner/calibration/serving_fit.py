@@ -80,6 +80,7 @@ class Batch:
 
 
 def batch_of(cases: Sequence[Case]) -> Batch:
+    """The cases as arrays [case], and for each rate the fitted constants that scale it as indices [case, factor]."""
     names = sorted({name for case in cases for rate in case.table.values() for name in rate.constants})
     index = {name: i for i, name in enumerate(names)}
     nominal, factors = {}, {}
@@ -117,6 +118,7 @@ class Predictor:
         return steady(self.work, self.rates(values), self.limits, self.load)
 
     def rates(self, values: Array) -> Rates:
+        """The rates of all cases, arrays [case], with these constants (in the order of Batch.names)."""
         padded, batch = np.append(values, 1.0), self.batch
         return Rates(
             **{name: nominal * padded[batch.factors[name]].prod(axis=1) for name, nominal in batch.nominal.items()}

@@ -74,6 +74,7 @@ class Point:
     itl_p90_ms: float
 
     def to_dict(self) -> dict[str, float]:
+        """To three digits or so: times in ms, rates in tokens/s."""
         return {name: _digits(value) for name, value in vars(self).items()}
 
 
@@ -116,11 +117,13 @@ class Throughput:
         return 1e3 / self.point.tpot_ms
 
     def cost_per_million(self, tokens_per_s: float) -> float | None:
+        """Price of a million tokens at this rate, in the currency of the price per GPU hour; None without one."""
         if self.workload.price_per_gpu_hour is None:
             return None
         return self.workload.price_per_gpu_hour * self.gpus / (tokens_per_s * 3600.0) * 1e6
 
     def to_dict(self) -> dict[str, Any]:
+        """As `throughput` of an answer (docs/contract.md)."""
         point = self.point.to_dict()
         cost = self.cost_per_million(self.point.output_tokens_per_s)
         return {
