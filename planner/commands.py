@@ -127,7 +127,8 @@ def print_speed_curve(inputs: Inputs, form: str) -> int:
     workload = inputs.workload or Workload()
     estimate = inputs.estimate()
     if not estimate.fits or estimate.model.is_pooling:
-        click.echo(estimate.reasons[0].message if estimate.reasons else "this model generates nothing")
+        why = estimate.reasons[0].message if estimate.reasons else "this model generates nothing"
+        click.echo("[]" if form == "json" else why)
         return 1
     points = curve(speed_of(inputs, estimate, workload), workload)
     if form == "json":

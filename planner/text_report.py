@@ -1,4 +1,4 @@
-"""An estimate and a validation as text for a terminal."""
+"""An estimate, and how fast its launch is, as text for a terminal."""
 
 from __future__ import annotations
 

@@ -108,15 +108,8 @@ def test_without_weights(tmp_path: Path) -> None:
     draft = draft_for(inputs)
     assert draft.model is None
     assert draft.weights(engine, at, max_split=MAX_SPLIT).tensor_bytes == 0
-    assert draft.logits_rows(engine) == engine.max_num_seqs * 5
     assert draft_of(EngineArgs(), inputs.model, load) is None
     assert draft_of(EngineArgs({"spec_method": "suffix"}), inputs.model, load) is not None
-
-
-def test_logits_rows_are_at_most_the_tokens_of_a_step(tmp_path: Path) -> None:
-    spec = {"method": "ngram", "num_speculative_tokens": 4}
-    inputs, engine, _ = launch(LLAMA, tmp_path, speculative_config=spec, max_num_seqs=64, max_num_batched_tokens=256)
-    assert draft_for(inputs).logits_rows(engine) == 256
 
 
 def test_probabilistic_drafts_are_kept(tmp_path: Path) -> None:

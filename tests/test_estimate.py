@@ -202,3 +202,23 @@ def test_the_commands_stay_light(words):
 def test_unknown_request_keys_are_errors():
     with pytest.raises(InputError, match="unknown key frobnicate"):
         prepare({**LLAMA, "frobnicate": 1})
+
+
+@pytest.mark.parametrize("option", ["--curve", "--sessions=4", "--speed-curve"])
+def test_a_curve_in_both_forms(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = run(capsys, "estimate", "Qwen/Qwen3-8B", "--gpu", "H100", option)
+    assert code == 0
+    code, told, _ = run(capsys, "estimate", "Qwen/Qwen3-8B", "--gpu", "H100", option, "--format", "json")
+    points = json.loads(told)
+    assert code == 0
+    assert len(points) == len(text.splitlines()) - 1
+    axis = "concurrency" if option == "--speed-curve" else "max_model_len"
+    assert [point[axis] for point in points] == sorted(point[axis] for point in points)
+
+
+def test_a_curve_of_a_launch_that_does_not_start_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("estimate", "meta-llama/Llama-3.1-70B-Instruct", "--gpu", "L4", "--speed-curve")
+    assert run(capsys, *words, "--format", "json")[:2] == (1, "[]\n")
+    code, text, _ = run(capsys, *words)
+    assert code == 1
+    assert "KV cache" in text or "memory" in text

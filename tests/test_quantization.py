@@ -23,10 +23,10 @@ from planner.memory.quantization import (
     known_methods,
     quantization,
     what_if,
-    what_if_formats,
 )
 from planner.memory.quantization.kernels import PackedShape, marlin_padded, packed_kernel
 from planner.memory.quantization.names import NameList, shard_names, skipped
+from planner.memory.quantization.recipes import RECIPES
 from planner.memory.quantization.schemes import Fp8, Packed
 from planner.model.architecture import Model
 from planner.model.config import Config, load_config
@@ -390,7 +390,7 @@ def test_what_if_formats(base: str) -> None:
         if not isinstance(module, Linear | Experts) or not module.quantizable
         for t in module.tensors(where)
     )
-    for name in what_if_formats():
+    for name in RECIPES:
         if name == "fp8_block" and base == "DS":
             continue  # 10944 rows are no multiple of 128
         made = what_if(model, name)

@@ -310,10 +310,6 @@ class Draft:
 
     # --- beside the weights ----------------------------------------------------------------------------------------
 
-    def logits_rows(self, engine: Engine) -> int:
-        """Rows of logits in a step where every request verifies its drafts."""
-        return min(engine.max_num_seqs * (self.num_speculative_tokens + 1), engine.max_num_batched_tokens)
-
     def buffer_bytes(self, engine: Engine, target: Model) -> int:
         """What the second runner's speculator keeps, and what verification adds to the bitmask of structured output.
 

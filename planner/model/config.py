@@ -53,7 +53,6 @@ class Source(Enum):
     FOLDER = "folder"
     FILE = "file"
     HUB = "hub"
-    VALUES = "values"
 
 
 @dataclass(frozen=True, kw_only=True)

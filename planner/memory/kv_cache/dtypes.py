@@ -14,8 +14,6 @@ from planner.engine.version import VllmVersion
 from planner.errors import Refusal
 from planner.units import DTYPE_BYTES, ceil_div
 
-FP8 = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class KVDtype:

@@ -306,10 +306,3 @@ def what_if(model: Model, name: str) -> Quantization:
     from planner.memory.quantization import recipes
 
     return recipes.what_if(model, name)
-
-
-def what_if_formats() -> tuple[str, ...]:
-    """What `--what-if-quantization` takes, the gentlest first."""
-    from planner.memory.quantization import recipes
-
-    return tuple(recipes.RECIPES)
