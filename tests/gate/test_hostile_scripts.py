@@ -60,6 +60,10 @@ HOSTILE: dict[str, tuple[str, str]] = {
     ),
     "many settings": ("a.service", "[Service]\n" + "Environment=A=1\n" * 20_000 + "ExecStart=vllm serve x\n"),
     "a long setting": ("a.service", "[Service]\nExecStart=vllm serve x \\\n" + "--seed 1 \\\n" * 20_000),
+    "strokes in a Jenkinsfile": ("Jenkinsfile", "node { sh '" + "\\" * 101 + "vllm\n"),
+    "open texts in a Jenkinsfile": ("Jenkinsfile", "vllm " + "sh ''' \\" * 20_000 + "sh '\n" * 20_000),
+    "images in a Jenkinsfile": ("Jenkinsfile", "image" + " " * 100_000 + "image '" + "vllm" * 100_000),
+    "white space in a Makefile": ("Makefile", "x:\n\tvllm serve x\n" + " " * 300_000),
     "a deep plan": ("a.json", '{"plan":1,"request":' + '{"a":' * 100_000),
     "a long number": ("a.json", '{"plan":1,"request":{"model":"x","max_model_len":' + "9" * 100_000 + "}}"),
 }

@@ -10,13 +10,19 @@ from planner.gate.launch import Launch
 from planner.gate.readers.shell import script
 from planner.gate.source import Lookup, Source
 
-_QUOTED = r"(?P<quote>'''|\"\"\"|'|\")(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)"
+_QUOTED = (
+    r"(?:(?P<long>'''|\"\"\")(?P<lines>(?:\\.|(?!(?P=long))[^\\])*)(?P=long)"
+    r"|(?P<quote>['\"])(?P<line>(?:\\.|(?!(?P=quote))[^\\\n])*)(?P=quote))"
+)
+"""Each character in one way only: with two, a text that nothing closes would be tried in every combination."""
 _STEP = re.compile(
     rf"\b(?:sh\b\s{{0,9}}\(?|script\s{{0,9}}:)\s{{0,9}}(?:script\s{{0,9}}:\s{{0,9}})?{_QUOTED}", re.DOTALL
 )
 _BLOCK = re.compile(r"\benvironment\s*\{([^{}]*)\}")
-_VARIABLE = re.compile(r"^\s*(?P<name>\w+)\s*=\s*(?P<quote>['\"])(?P<value>[^'\"\n$]*)(?P=quote)\s*$", re.MULTILINE)
-_IMAGE = re.compile(r"\bimage\s*(?:\(|=)?\s*['\"]([^'\"\s]*vllm[^'\"\s]*)['\"]")
+_VARIABLE = re.compile(
+    r"^[ \t]*(?P<name>\w+)[ \t]*=[ \t]*(?P<quote>['\"])(?P<value>[^'\"\n$]*)(?P=quote)[ \t]*$", re.MULTILINE
+)
+_IMAGE = re.compile(r"\bimage\s{0,9}(?:\(|=)?\s{0,9}['\"]([^'\"\s]{0,200}vllm[^'\"\s]{0,200})['\"]")
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
@@ -37,11 +43,12 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
     )
     at, line = 0, 1
     for step in _STEP.finditer(source.text):
-        if "vllm" not in step["text"].lower():
+        kind = "lines" if step["long"] else "line"
+        if "vllm" not in step[kind].lower():
             continue
-        line += source.text.count("\n", at, step.start("text"))
-        at = step.start("text")
-        text = step["text"].replace("\\$", "$").replace("\\\\", "\\")
+        line += source.text.count("\n", at, step.start(kind))
+        at = step.start(kind)
+        text = step[kind].replace("\\$", "$").replace("\\\\", "\\")
         # Groovy's own ${env.NAME} and ${params.NAME}, before a shell sees them
         text = re.sub(r"\$\{(?:env|params)\.(\w+)\}", r"${\1}", text)
-        yield from script(text, context.with_(line=line, end_line=line + step["text"].count("\n")), first_line=line)
+        yield from script(text, context.with_(line=line, end_line=line + step[kind].count("\n")), first_line=line)

@@ -76,7 +76,7 @@ def _logical(lines: tuple[str, ...], *, recipes: bool) -> Iterable[tuple[int, st
 
 
 def _joined(text: str) -> str:
-    return re.sub(r"\s*\\\n\s*", " ", text)
+    return re.sub(r"\\\n[ \t]*", " ", text)
 
 
 class _Expander:

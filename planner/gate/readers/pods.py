@@ -103,12 +103,12 @@ def launches_of_container(container: Container, node: Node, place: Place) -> Ite
             else launch_of_image(container.args, on_card)
         )
         other = _other_accelerator(container.resources)
-        for launch in _distinct(found):
+        for launch in distinct(found):
             yield launch.with_(problem=f"it runs on {other}, whose memory is not known here") if other else launch
 
 
-def _distinct(launches: Sequence[Launch]) -> list[Launch]:
-    """Those of two branches of a script that are the same launch count once."""
+def distinct(launches: Sequence[Launch]) -> list[Launch]:
+    """Those of two branches of a script, or of two runs of a matrix, that are the same launch count once."""
     kept: list[Launch] = []
     for launch in launches:
         if not any(replace(launch, words=other.words) == other for other in kept):

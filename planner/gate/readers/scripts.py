@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.gate.command import Context, launch_of_image, launches_of
 from planner.gate.launch import Launch
-from planner.gate.readers.pods import Place, distinct_cards
+from planner.gate.readers.matrix import Run, runs_of
+from planner.gate.readers.pods import Place, distinct, distinct_cards
 from planner.gate.readers.shell import script
 from planner.gate.readers.yaml_words import environment_of, listed, over, split
 from planner.gate.yaml_nodes import AnyNode, Scalar, Sequence, Table
@@ -68,6 +69,15 @@ class _Around:
     texts: Mapping[str, str] = field(default_factory=dict)
     """The variables that are known."""
     cards: tuple[str, ...] = ()
+    in_run: bool = False
+    """Whether a matrix is around: one within another would multiply."""
+
+    def in_one(self, run: Run, *, variables: bool) -> _Around:
+        """Within one run of a matrix. variables: whether scripts see what it sets."""
+        context = self.context
+        if variables:
+            context = context.with_(environment={**context.environment, **run})
+        return replace(self, context=context, texts={**self.texts, **run}, in_run=True)
 
     def inside(self, table: Table) -> _Around:
         """Within one more mapping."""
@@ -78,11 +88,12 @@ class _Around:
         if gpus is not None:
             environment |= {name: str(gpus) for name in ("SKYPILOT_NUM_GPUS_PER_NODE", "DSTACK_GPUS_NUM")}
         image = table.text("image") or table.text("container") or table.text("container", "image")
-        texts = {name: value for name, value in environment.items() if value is not None}
-        return _Around(
+        texts = {name: value for name, value in {**self.texts, **environment}.items() if value is not None}
+        return replace(
+            self,
             context=self.context.with_(
                 environment=environment,
-                image=image or self.context.image,
+                image=self.expression(image)[0] if image else self.context.image,
                 gpus=gpus if gpus is not None else self.context.gpus,
             ),
             texts=texts,
@@ -102,17 +113,26 @@ _EXPRESSION = re.compile(r"\$\{\{\s*(?:[\w-]+\.)*([\w-]+)\s*\}\}|\$\[\[\s*[\w.]+
 
 def _walk(node: AnyNode, around: _Around, place: Place, key: str) -> Iterator[Launch]:
     if isinstance(node, Table):
-        inside = around.inside(node)
         if _is_service(node):
-            yield from _service(node, inside, place)
+            yield from _service(node, around.inside(node), place)
             return
-        for name, value in node.entries.items():
-            yield from _walk(value, inside, place, name)
+        yield from distinct([launch for inside in _runs(node, around) for launch in _entries(node, inside, place)])
     elif isinstance(node, Sequence):
         for item in node.items:
             yield from _walk(item, around, place, key)
     elif key not in _NO_SCRIPTS and key not in _VARIABLES and _is_script(node.text):
         yield from _script(node, around)
+
+
+def _runs(job: Table, around: _Around) -> list[_Around]:
+    """Within each run of a job's matrix, or within any other mapping."""
+    runs = () if around.in_run else runs_of(job)
+    return [around.in_one(run, variables="parallel" in job.entries).inside(job) for run in runs] or [around.inside(job)]
+
+
+def _entries(table: Table, inside: _Around, place: Place) -> Iterator[Launch]:
+    for name, value in table.entries.items():
+        yield from _walk(value, inside, place, name)
 
 
 def _is_script(text: str) -> bool:
@@ -136,7 +156,7 @@ def _is_service(table: Table) -> bool:
 
 def _service(table: Table, around: _Around, place: Place) -> Iterator[Launch]:
     context = around.context.with_(
-        line=table.line, end_line=table.end_line, settle=True, image=table.text("image") or table.text("name")
+        line=table.line, end_line=table.end_line, settle=True, image=around.context.image or table.text("name")
     )
     words = {}
     for key in ("entrypoint", "command"):
