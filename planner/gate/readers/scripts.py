@@ -150,13 +150,17 @@ def _script(node: Scalar, around: _Around) -> Iterator[Launch]:
 
 def _is_service(table: Table) -> bool:
     """A service container of a pipeline (GitLab's services, GitHub's): an image, and perhaps arguments for it."""
-    image = table.text("image") or table.text("name") or ""
+    image = _image(table)
     return "vllm" in image and "/" in image and {"command", "entrypoint"} & set(table.entries) != set()
+
+
+def _image(service: Table) -> str:
+    return service.text("image") or service.text("name") or ""
 
 
 def _service(table: Table, around: _Around, place: Place) -> Iterator[Launch]:
     context = around.context.with_(
-        line=table.line, end_line=table.end_line, settle=True, image=around.context.image or table.text("name")
+        line=table.line, end_line=table.end_line, settle=True, image=around.expression(_image(table))[0]
     )
     words = {}
     for key in ("entrypoint", "command"):
