@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shlex
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import hf_configs
@@ -19,11 +21,13 @@ from planner.engine.args import parse_flags
 from planner.errors import InputError
 from planner.hardware.catalogue import find_gpu
 from planner.planning.alternatives import alternatives
+from planner.planning.change import Change
 from planner.planning.ladder import Goal, Plan, fit, request_of
 from planner.planning.recommend import read_prices, recommend
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import speed_of
 from planner.planning.suggestions import suggestions
+from planner.planning.variants import quantized_variants
 from planner.request import prepare
 from planner.units import GIB
 from tools.ladder_matrix import CARDS, COUNTS, check, problems
@@ -378,6 +382,68 @@ def test_every_plan_is_legal_sufficient_and_minimal(model: str, gpu: str, goal: 
         assert speed.point.ttft_ms <= (goal.ttft_ms or math.inf)
         assert speed.point.tpot_ms <= (goal.tpot_ms or math.inf)
         assert speed.point.output_tokens_per_s >= (goal.output_tokens_per_s or 0)
+
+
+COMBINATIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "kv_cache_dtype": st.just("fp8"),
+        "tensor_parallel_size": st.sampled_from([1, 2, 4, 8]),
+        "pipeline_parallel_size": st.sampled_from([1, 2, 4]),
+        "max_num_batched_tokens": st.sampled_from([512, 2048]),
+        "max_num_seqs": st.sampled_from([64, 320]),
+        "cpu_offload_gb": st.sampled_from([4, 10]),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(hf_configs.names()),
+    st.sampled_from(CARDS),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 3, 20, 60]),
+    st.sampled_from([None, 8192, 32768]),
+    st.randoms(use_true_random=False),
+    COMBINATIONS,
+)
+def test_a_no_means_that_no_combination_of_changes_would_do(
+    model: str, gpu: str, gpus: int, concurrency: int, length: int | None, chance: random.Random, args: dict[str, Any]
+):
+    inputs = prepare({"model": model, "gpu": gpu, "max_model_len": length})
+    goal = Goal(gpus=gpus, concurrency=concurrency)
+    assume(args.get("tensor_parallel_size", 1) * args.get("pipeline_parallel_size", 1) <= gpus)
+    variant = chance.choice([None, *quantized_variants(inputs)])
+    changed = inputs
+    if variant is not None:
+        made, what_if = variant.model, variant.what_if_quantization
+        changed = Change(summary="", args=variant.args, model=made, what_if_quantization=what_if).apply(inputs)
+    changed = replace(changed, args=changed.args.with_(**args))
+    if goal.met(changed.estimate()):
+        plan = fit(inputs, goal)
+        assert plan.met
+        dearest = max(variant.cost if variant else 0, "kv_cache_dtype" in args, 4 * ("cpu_offload_gb" in args))
+        assert plan.cost <= dearest
+
+
+def test_what_did_not_help_is_tried_again():
+    """A smaller KV cache is of no use until the weights fit; then it takes the place of dearer changes."""
+    plan = fit(prepare({"model": "Qwen/Qwen3-32B", "gpu": "4090", "max_model_len": 16000}), Goal(gpus=2, concurrency=8))
+    assert [(step.rung, step.outcome) for step in plan.steps] == [
+        ("kv-cache-dtype fp8", "skipped"),
+        ("quantization", "taken"),
+        ("kv-cache-dtype fp8", "taken"),
+        ("quantization", "softened"),
+    ]
+    assert plan.model_source == "Qwen/Qwen3-32B-AWQ"  # one that is there, rather than one to be made
+
+
+def test_stages_where_ranks_would_hold_the_same_kv_cache():
+    """MLA's latent is not divided by tensor parallelism."""
+    inputs = prepare({"model": "zai-org/GLM-4.7-Flash", "gpu": "T4", "max_model_len": 16384})
+    plan = fit(inputs, Goal(gpus=4, concurrency=16))
+    assert plan.met
+    assert (plan.inputs.args["tensor_parallel_size"], plan.inputs.args["pipeline_parallel_size"]) == (2, 2)
 
 
 @pytest.mark.slow

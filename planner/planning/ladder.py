@@ -205,7 +205,7 @@ class _Taken:
     rung: Rung
     change: Change
     gentler: tuple[Change, ...]
-    """Changes of the same rung that cost less, the gentlest first."""
+    """Changes of the same rung that are to be preferred, the gentlest first."""
 
 
 def _key(inputs: Inputs) -> str:
@@ -228,17 +228,29 @@ class _Climb:
         self.taken: list[_Taken] = []
 
     def run(self) -> None:
+        """Rung by rung until the goal is met, then back as far as that holds."""
+        waiting: list[Rung] = []
         for rung in self.rungs:
             if self._met(self.inputs):
                 break
             if set(rung.flags) <= self.pinned:
                 given = set(rung.flags) <= self.given
                 self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given" if given else rung.nothing)
+            elif self._try(rung):
+                self._try_again(waiting)
             else:
-                self._try(rung)
+                waiting.append(rung)
         if self._met(self.inputs):
             while self._take_back() or self._soften():
                 pass
+
+    def _try_again(self, waiting: list[Rung]) -> None:
+        """What did not help before may now: a smaller KV cache once the weights fit."""
+        for rung in list(waiting):
+            if self._met(self.inputs):
+                return
+            if self._try(rung, again=True):
+                waiting.remove(rung)
 
     def _estimate(self, inputs: Inputs) -> Estimate:
         key = _key(inputs)
@@ -261,12 +273,13 @@ class _Climb:
     def _enough(self, change: Change) -> bool:
         return self._met(change.apply(self.inputs))
 
-    def _try(self, rung: Rung) -> None:
+    def _try(self, rung: Rung, *, again: bool = False) -> bool:
+        """Whether it was taken. again: what is not, is not told a second time."""
         best: tuple[Change, Inputs, Estimate] | None = None
         refusal: Reason | None = None
         tried: list[Change] = []
         for change in rung.changes(self.inputs, self.goal, self.estimate, self._enough):
-            if change.flags & self.pinned:
+            if change.flags & self.given:
                 continue
             inputs = change.apply(self.inputs)
             estimate = self._estimate(inputs)
@@ -279,13 +292,19 @@ class _Climb:
             if self._met(inputs):
                 best = change, inputs, estimate
                 break
+        why = None
         if best is None:
-            self._skip(rung, self._not_legal(refusal) if refusal else rung.nothing)
+            why = self._not_legal(refusal) if refusal else rung.nothing
         elif self._room(best[1]) <= self._room(self.inputs) and not self._met(best[1]):
-            self._skip(rung, "it would not help")
-        else:
-            gentler = tuple(change for change in tried if change.cost < best[0].cost)
-            self._take(_Taken(rung=rung, change=best[0], gentler=gentler), best[1], best[2])
+            why = "it would not help"
+        if best is None or why is not None:
+            if not again:
+                self._skip(rung, why or "")
+            return False
+        # A rung's changes come from the gentlest on.
+        gentler = tuple(change for change in tried[: tried.index(best[0])] if change.cost <= best[0].cost)
+        self._take(_Taken(rung=rung, change=best[0], gentler=gentler), best[1], best[2])
+        return True
 
     def _not_legal(self, refusal: Reason) -> str:
         if refusal.code in {reason.code for reason in self.estimate.reasons}:
@@ -361,7 +380,7 @@ class _Climb:
                     self._record(
                         taken.rung, "softened", gentler, f"enough in place of {taken.change.summary}", estimate
                     )
-                    kept = tuple(change for change in taken.gentler if change.cost < gentler.cost)
+                    kept = taken.gentler[: taken.gentler.index(gentler)]
                     self.taken[index] = _Taken(rung=taken.rung, change=gentler, gentler=kept)
                     self.inputs, self.estimate = inputs, estimate
                     return True

@@ -116,17 +116,27 @@ def _larger_tp(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Ite
 
 
 def _pipeline(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
+    """More stages; then, where that is enough, fewer ranks in each: ranks of a stage can hold the same KV cache."""
     current = inputs.args.get("pipeline_parallel_size", 1)
     tensor = inputs.args.get("tensor_parallel_size", 1)
+    ranks = inputs.args.get("data_parallel_size", 1)
+    for stages in range(current + 1, goal.gpus_per_engine // (tensor * ranks) + 1):
+        yield _stages(stages, tensor, {}, inputs, goal)
+    for size in tensor_parallel_sizes(tensor - 1, goal.gpus_per_node):
+        change = _stages(goal.gpus_per_engine // (size * ranks), size, {"tensor_parallel_size": size}, inputs, goal)
+        if enough(change):
+            yield change
+
+
+def _stages(stages: int, tensor: int, args: dict[str, int], inputs: Inputs, goal: Goal) -> Change:
     each = tensor * inputs.args.get("data_parallel_size", 1)
-    for stages in range(current + 1, goal.gpus_per_engine // each + 1):
-        nodes = ceil_div(stages * each, goal.gpus_per_node)
-        over = f"{nodes} nodes" if nodes > 1 else f"{stages} groups of {each} cards" if each > 1 else f"{stages} cards"
-        yield Change(
-            summary=f"pipeline parallel size {stages}: the layers over {over}",
-            args={"pipeline_parallel_size": stages, **over_nodes(nodes, inputs)},
-            quality_cost="none; a single request is no faster than on one group",
-        )
+    nodes = ceil_div(stages * each, goal.gpus_per_node)
+    over = f"{nodes} nodes" if nodes > 1 else f"{stages} groups of {each} cards" if each > 1 else f"{stages} cards"
+    return Change(
+        summary=f"pipeline parallel size {stages}: the layers over {over}",
+        args={"pipeline_parallel_size": stages, **args, **over_nodes(nodes, inputs)},
+        quality_cost="none; a single request is no faster than on one group",
+    )
 
 
 def _smaller_batch(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:

@@ -129,7 +129,7 @@ def _to_be_made(known: Mapping[str, str], capability: int | None) -> Iterator[Va
         if form.make is not None and form.name not in known and (capability or 0) >= form.least_capability:
             article = "an" if form.name[0] in "AN" else "a"
             yield Variant(
-                summary=f"{article} {form.name} checkpoint, which must be made first (none is in the catalogue)",
+                summary=f"{article} {form.name} checkpoint, which must be made first (the catalogue has none)",
                 quality_cost=form.quality_cost,
                 cost=max(form.cost, recipe_for(form.make).facts.quality),
                 what_if_quantization=form.make,
