@@ -184,6 +184,11 @@ def estimate(
         return print_speed_curve(inputs, form)
     if inputs.ask_vllm:
         click.echo("asking the installed vLLM, which takes about a minute the first time …", err=True)
+    if inputs.gpu.kind == "cpu" and inputs.workload is not None:
+        from planner.hardware.cpu_speed import remembered
+
+        if remembered() is None:
+            click.echo("measuring what this CPU can do, a few seconds, once …", err=True)
     result = inputs.estimate()
     if form == "json":
         click.echo(json.dumps(requests.answer_of(inputs, result), indent=2))

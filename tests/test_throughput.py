@@ -447,6 +447,7 @@ def test_a_workload_travels_through_json():
 def test_the_cpu_s_speed_is_measured_once_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cpu_speed.cpu_speed.cache_clear()
+    assert cpu_speed.remembered() is None
     first = cpu_speed.cpu_speed()
     assert 0.5 < first.bandwidth_gbs < 3000
     for kernel in (first.linear, first.experts):

@@ -75,21 +75,26 @@ class CpuSpeed:
 @cache
 def cpu_speed() -> CpuSpeed:
     """Measured now, or when this machine was last asked."""
+    return remembered() or _remember(measure())
+
+
+def remembered() -> CpuSpeed | None:
+    """What was measured before; None where this machine has not been."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(_cache_path().read_text(encoding="utf-8"))
         if stored["key"] == _key():
             speed = stored["speed"]
             return CpuSpeed(**{**speed, **{name: KernelSpeed(**speed[name]) for name in ("linear", "experts")}})
-    return _remembered(measure())
+    return None
 
 
 def measured_again() -> CpuSpeed:
     """For a measurement that what the machine can do at this moment matters to."""
     cpu_speed.cache_clear()
-    return _remembered(measure())
+    return _remember(measure())
 
 
-def _remembered(speed: CpuSpeed) -> CpuSpeed:
+def _remember(speed: CpuSpeed) -> CpuSpeed:
     path = _cache_path()
     with suppress(OSError, InputError):  # a read-only home is no reason to fail
         path.parent.mkdir(parents=True, exist_ok=True)

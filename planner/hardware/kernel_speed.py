@@ -3,7 +3,7 @@
 For a Python that has vLLM for CPUs. Runs, from vLLM's library and without importing vLLM (which would take several
 seconds), what linear layers call (onednn_mm: vllm/model_executor/layers/utils.py, 0.32.0) and what experts call
 (cpu_fused_moe: vllm/model_executor/layers/fused_moe/experts/cpu_moe.py), in bf16. Prints JSON:
-{"linear": [bytes of weights a second with one token, FLOP/s with 256], "experts": [the same, 8 experts a token]}.
+{"linear": [bytes of weights a second with one token, FLOP/s with 128], "experts": [the same, 8 experts a token]}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LINEAR_COPIES = 5
 """Of each: all together beyond the caches, so that each pass reads them anew."""
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 32, 8, 1024, 512
 EXPERT_LAYERS = 2
-MANY = 256
+MANY = 128
 
 Run = Callable[[int], object]
 
@@ -33,12 +33,14 @@ def main() -> None:
 
     torch.set_num_threads(int(sys.argv[1]))
     torch.ops.load_library(str(library()))
-    layers = [linear(k, n) for k, n in LINEAR for _ in range(LINEAR_COPIES)]
-    weights = LINEAR_COPIES * sum(k * n for k, n in LINEAR)
-    answer = {"linear": [2 * weights / seconds(layers, 1, 16), 2 * weights * MANY / seconds(layers, MANY, 3)]}
+    layers = [linear(k, n) for _ in range(LINEAR_COPIES) for k, n in LINEAR]
+    weights = sum(k * n for k, n in LINEAR)
+    read, compute = seconds(layers, 1, 16), seconds(layers[: len(LINEAR)], MANY, 16)
+    answer = {"linear": [2 * weights * LINEAR_COPIES / read, 2 * weights * MANY / compute]}
     layers = [experts() for _ in range(EXPERT_LAYERS)]
-    weights = EXPERT_LAYERS * TOP_K * 3 * HIDDEN * INTERMEDIATE
-    answer["experts"] = [2 * weights / seconds(layers, 1, 16), 2 * weights * MANY / seconds(layers, MANY, 3)]
+    weights = TOP_K * 3 * HIDDEN * INTERMEDIATE
+    read, compute = seconds(layers, 1, 16), seconds(layers[:1], MANY, 8)
+    answer["experts"] = [2 * weights * EXPERT_LAYERS / read, 2 * weights * MANY / compute]
     print(json.dumps(answer))
 
 
