@@ -32,8 +32,13 @@ def goal_of(
 ) -> Goal:
     """The goal of a command line. --input-len and --output-len are in the workload; more: other fields of a Goal."""
     load = request.pop("workload", {})
+    other = next((key for key in load if key not in ("input_len", "output_len")), None)
+    if other is not None:
+        raise InputError(f"--{other.replace('_', '-')} is for `estimate`: a plan is for --concurrency requests at once")
     asked = math.prod(request.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline", "data"))
     asked *= engines or 1
+    if not 0 <= margin < 1e6:
+        raise InputError(f"--margin-gib {margin:g}: must be a number of GiB from 0")
     if gpus is not None and gpus < asked:
         raise InputError(f"--gpus {gpus}: the other flags ask for {asked}")
     return Goal(

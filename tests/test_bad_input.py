@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import hf_configs
 from planner import strict_json
+from planner.cli import cli
 from planner.engine.args import engine_arg_names, find_flag, flag_of
 from planner.errors import InputError, Reason, bug
 from planner.model.config import MAX_LAYERS
@@ -262,6 +264,57 @@ def test_what_is_no_number_where_one_belongs(inside: str, value: str) -> None:
         assert reason["message"].isprintable()
         unreadable = ("NaN", "Infinity", "1e999", "digits")
         assert key in reason["message"] or any(word in reason["message"] for word in unreadable)
+
+
+SMALL = ("HuggingFaceTB/SmolLM2-135M-Instruct", "--gpu", "L4")
+WORDS = {
+    "estimate": SMALL,
+    "fit": SMALL,
+    "recommend": SMALL,
+    "validate": (SMALL[0], "--device", "cpu", "--dry-run"),
+    "history": (),
+    "gate": (),
+    "ui": None,
+}
+"""What a command needs besides the option that is wrong; None where nothing could be tried without a server."""
+
+
+def numeric_options() -> list[tuple[str, str]]:
+    return [
+        (name, option.opts[0])
+        for name, command in cli.commands.items()
+        for option in command.params
+        if isinstance(option, click.Option)
+        and isinstance(option.type, click.types.FloatParamType | click.types.IntParamType)
+        if WORDS.get(name, ()) is not None
+    ]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e300", "9" * 30])
+@pytest.mark.parametrize(("command", "option"), numeric_options())
+def test_an_options_number_is_bounded(
+    command: str, option: str, value: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = WORDS.get(command, SMALL)
+    assert words is not None
+    code, out, err = run(capsys, command, *words, option, value)
+    if code == 2:
+        check_one_clean_line((code, "", err))
+    else:
+        assert (code in (0, 1), err == "" or out != "") == (True, True), err
+
+
+@pytest.mark.parametrize("command", ["fit", "recommend"])
+@pytest.mark.parametrize("option", ["--request-rate", "--prefix-hit-rate", "--price-per-gpu-hour"])
+def test_an_option_that_a_plan_cannot_heed_is_no_silence(command: str, option: str, capsys: Any) -> None:
+    assert option in check_one_clean_line(run(capsys, command, *SMALL, option, "0.5"))
+
+
+def test_a_goal_has_bounds(capsys: Any) -> None:
+    for option, value in (("--gpus", "999999999999"), ("--concurrency", "inf"), ("--margin-gib", "nan")):
+        assert option.strip("-")[:4] in check_one_clean_line(run(capsys, "fit", *SMALL, option, value))
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from planner.request import Inputs
 from planner.units import GIB, ceil_div, gib
 
 GPUS_PER_NODE = 8
+_MOST_GPUS, _MOST_REQUESTS = 65_536, 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +111,10 @@ class Goal:
 
     def checked(self, inputs: Inputs) -> Goal:
         """InputError where no plan can have this goal."""
-        if self.gpus < 1:
-            raise InputError(f"gpus = {self.gpus}: must be at least 1")
-        if not self.concurrency > 0:
-            raise InputError(f"concurrency = {self.concurrency:g}: must be above 0")
+        if not 1 <= self.gpus <= _MOST_GPUS:
+            raise InputError(f"gpus = {self.gpus}: must be between 1 and {_MOST_GPUS:,}")
+        if not 0 < self.concurrency <= _MOST_REQUESTS:
+            raise InputError(f"concurrency = {self.concurrency:g}: must be above 0 and at most {_MOST_REQUESTS:,}")
         if self.engines < 1 or self.gpus % self.engines:
             raise InputError(f"engines = {self.engines}: must divide the number of cards ({self.gpus})")
         if self.margin_bytes < 0:
