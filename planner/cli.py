@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,16 @@ _NUMBERS = {
     "intermediate_size": "Likewise.",
     "vocab_size": "Likewise.",
 }
+
+
+class _Between(click.FloatRange):
+    """A number between two: click lets nan pass, which is neither below nor above."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is no number.", param, ctx)
+        return number
 
 
 def _flag(name: str) -> str:
@@ -352,8 +363,10 @@ def commands(plan: Path, form: str, output: Path | None) -> int:
 @click.option("--load", is_flag=True, help="With --attach: also put the load on it, if it is on this machine.")
 @click.option("--concurrency", help="Requests in flight under load, several to try: 1,4,16. Default: the plan's, or 4.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Times each load is run.")
-@click.option("--soak", type=click.FloatRange(0.01, 1440), metavar="MINUTES", help="Then twice the load for so long.")
-@click.option("--timeout", type=float, default=900, show_default=True, help="Seconds for start and load of each.")
+@click.option("--soak", type=_Between(0.01, 1440), metavar="MINUTES", help="Then twice the load for so long.")
+@click.option(
+    "--timeout", type=_Between(1, 10**7), default=900, show_default=True, help="Seconds for start and load of each."
+)
 @click.option("--anyway", is_flag=True, help="Launch also what is predicted not to start.")
 @click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU engines at once.")
 @click.option("--ray", metavar="ADDRESS", help='Over a Ray cluster: its address, "auto", or "local".')
@@ -448,7 +461,9 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
 @click.option("--policy", type=click.Path(path_type=Path), help="The policy; vllm-fit.yaml here or above by default.")
 @click.option("--unknown", type=click.Choice(["fail", "warn"]), help="What a launch that cannot be judged does.")
 @click.option("--offline", is_flag=True, help="Models of the catalogue and of the local Hub cache only.")
-@click.option("--timeout", type=float, default=60, show_default=True, help="Seconds for all look-ups on the Hub.")
+@click.option(
+    "--timeout", type=_Between(0, 10**7), default=60, show_default=True, help="Seconds for all look-ups on the Hub."
+)
 @click.option("--changed-since", metavar="REV", help="Only launches that changed since this revision, and how.")
 @click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of vllm-fit.yaml, for editors, and end.")
 @click.option(
