@@ -12,7 +12,7 @@ from planner.request import Inputs
 from planner.units import GIB, ceil_div, gib
 
 GPUS_PER_NODE = 8
-_MOST_GPUS, _MOST_REQUESTS = 65_536, 10**9
+_MOST_GPUS, _MOST_REQUESTS = 16_384, 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
