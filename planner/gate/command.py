@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from planner.engine.args import find_flag
 from planner.errors import InputError
 from planner.gate import containers
 from planner.gate.arguments import Parsed, parsed
@@ -49,6 +50,8 @@ class Context:
     """vLLM's, where something besides the image's tag says it."""
     gpu: str | None = None
     gpus: int | None = None
+    gpus_here: int | None = None
+    """Those that the machine of the script has, which nvidia-smi lists."""
     depth: int = 0
     """How many scripts and wrappers are around it."""
     in_container: bool = False
@@ -140,9 +143,23 @@ def _python(words: Sequence[Word], context: Context) -> list[Launch]:
 def _module(name: str, words: Sequence[Word], context: Context) -> list[Launch]:
     if name in ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"):
         return [_launch(words, context)]
+    if name == "dynamo.vllm":
+        return [_launch(_known_to_vllm(words), context)]
     if name in ("vllm", "vllm.entrypoints.cli.main", "vllm.scripts") and words and words[0].text == "serve":
         return [_launch(words[1:], context)]
     return []
+
+
+def _known_to_vllm(words: Sequence[Word]) -> list[Word]:
+    """Without the flags that Dynamo takes for itself."""
+    kept_words: list[Word] = []
+    foreign = False
+    for word in words:
+        if word.text.startswith("--"):
+            foreign = find_flag(word.text.partition("=")[0].partition(".")[0]) is None
+        if not foreign:
+            kept_words.append(word)
+    return kept_words
 
 
 def _container(words: Sequence[Word], context: Context) -> list[Launch]:

@@ -24,10 +24,10 @@ class Run:
 def version_of(image: str) -> str | None:
     """vLLM's version from an image's tag ("vllm/vllm-openai:v0.11.0-x86_64" -> "0.11.0"); None where it says none.
 
-    Tags of images that wrap vLLM (LMCache, llm-d, Red Hat's) are versions of something else.
+    Tags of images that wrap vLLM (LMCache, llm-d, Dynamo, Red Hat's) are versions of something else.
     """
     name, tag = _split(image)
-    if "vllm" not in name or "lmcache" in name or "llm-d" in name:
+    if "vllm" not in name or any(word in name for word in _WRAPPERS):
         return None
     found = re.search(r"(?:^v?|[-_]v?|vllm[-_]v?)(0\.\d+(?:\.\d+)?)(?=$|[-._+a-z])", tag)
     return found[1] if found else None
@@ -36,7 +36,7 @@ def version_of(image: str) -> str | None:
 def serves(image: str) -> bool:
     """Whether the image's own entry point is vLLM's server, so that what follows are its arguments."""
     name, _ = _split(image)
-    return bool(_SERVERS.search(name))
+    return bool(_SERVERS.search(name)) and "dynamo" not in name
 
 
 def on_cpu(image: str) -> bool:
@@ -44,8 +44,8 @@ def on_cpu(image: str) -> bool:
     return "vllm-cpu" in _split(image)[0]
 
 
+_WRAPPERS = ("lmcache", "llm-d", "dynamo")
 _SERVERS = re.compile(r"vllm-openai|vllm-cpu|rhaiis/vllm|(^|/)vllm(-[\w.]+)*$")
-_NOT_SERVERS = re.compile(r"^(docker\.io/)?rocm/|nvcr\.io/nvidia/")
 
 
 def _split(image: str) -> tuple[str, str]:

@@ -155,13 +155,19 @@ class _Edit:
         if len({part.line for part in parts}) != 1 or any(part.file != word.file for part in parts):
             raise _CannotEdit
         line = lines[word.line - 1]
-        pattern = r"[\s=]+".join(rf"[\"']?{re.escape(part.text)}[\"']?" for part in parts)
+        pattern = r"[\s=,]+".join(rf"([\"']?){re.escape(part.text)}\{i}" for i, part in enumerate(parts, 1))
         if head == word.text and not head.startswith("-"):
             raise _CannotEdit
-        found = list(re.finditer(rf"(?<=[\s\"']){pattern}(?=[\s\"',\])]|$)", line))
+        found = list(re.finditer(rf"(?<=[\s\"'\[,]){pattern}(?=[\s\"',\])]|$)", line))
         if len(found) != 1:
             raise _CannotEdit
-        rest = line[: found[0].start()].rstrip(" ") + line[found[0].end() :]
+        before, after = line[: found[0].start()], line[found[0].end() :]
+        if re.search(r"[\[,]\s*$", before) and re.match(r"\s*,", after):  # an item of a list on one line
+            rest = before + re.sub(r"^\s*,\s*", "", after)
+        elif re.match(r"\s*\]", after):
+            rest = re.sub(r"\s*,\s*$", "", before) + after
+        else:
+            rest = before.rstrip(" ") + after
         if not rest.strip(" \\-"):
             del lines[word.line - 1]
         else:

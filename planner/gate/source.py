@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -112,12 +112,17 @@ class Lookup:
     """What a reader may read besides its own file: files below `root`, the folder that the gate was pointed at."""
 
     root: Path
+    within: Mapping[str, Source] = field(default_factory=dict)
+    """Files that stand in the one that is read, as a ConfigMap holds them, by their names without folders."""
 
     def read(self, source: Source, name: str) -> Source | None:
         """The file that `source` calls `name`, relative to itself, then to the root; None where there is none.
 
         InputError for a file that is there and cannot be read.
         """
+        inner = self.within.get(name.rpartition("/")[2])
+        if inner is not None:
+            return inner
         root = _real(self.root)
         for base in (source.path.parent, root):
             try:

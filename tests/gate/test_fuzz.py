@@ -41,7 +41,7 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "yaml: ray serve": ("yaml/ray/**/*.yaml",),
     "yaml: serve --config": ("yaml/config/*", "scripts/shell/serve.yaml"),
     "yaml: pipelines": ("yaml/ci/**/*.y*ml", "yaml/other/*"),
-    "policy": ("policy/vllm-fit.yaml", "*/vllm-fit.yaml"),
+    "policy": ("policy/vllm-fit.yaml", "scripts/vllm-fit.yaml", "yaml/vllm-fit.yaml"),
 }
 """The files of the corpus that each target's begin as."""
 

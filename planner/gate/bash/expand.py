@@ -92,6 +92,9 @@ class Expander:
             self._variable(text_of(node)[1:], text_of(node), builder, quoted=quoted)
         elif kind == "expansion":
             self._expansion(node, builder, quoted=quoted, depth=depth)
+        elif kind == "command_substitution" and self.state.gpus is not None and _COUNTS_GPUS.match(text_of(node)):
+            builder.ensure()
+            builder.text(str(self.state.gpus))
         else:
             builder.ensure()
             builder.unknown(text_of(node))
@@ -222,6 +225,9 @@ class Expander:
                 one = _Builder(self._line(node), self.file)
                 self._add(node, one, quoted=False, depth=depth + 1)
                 builder.value(tuple(one.finish()), quoted=False)
+
+
+_COUNTS_GPUS = re.compile(r"(\$\(|`)\s*nvidia-smi [^|;&]*\|\s*(wc -l|grep -c \w+)\s*(\)|`)$")
 
 
 class _Builder:

@@ -25,6 +25,8 @@ class State:
     functions: Mapping[str, Node] = field(default_factory=dict)
     positional: Value | None = None
     """$1, $2 …; None outside a function, where they come from whoever runs the script."""
+    gpus: int | None = None
+    """Those that nvidia-smi lists."""
     version: str | None = None
     """The vLLM that the script installs."""
 

@@ -36,7 +36,9 @@ MAX_CALLS = 8
 def launches_in(text: str, context: Context, first_line: int) -> list[Launch]:
     """The launches of a script, each once, in the order of their lines."""
     walker = _Walker(context, first_line)
-    states = walker.run(tree_of(text, context.source.file), [initial(context.environment, first_line)])
+    states = walker.run(
+        tree_of(text, context.source.file), [initial(context.environment, first_line).with_(gpus=context.gpus_here)]
+    )
     walker.uncalled(states)
     unique = {
         (launch.line, launch.model, repr(sorted(launch.args.items())), launch.problem): launch

@@ -32,5 +32,10 @@ def _lines(outcome: Outcome) -> list[str]:
         flag = f"  [{reason.flag}]" if reason.flag else ""
         lines.append(f"    {printable(reason.message, 600)}{flag}")
     if outcome.fix is not None:
-        lines += ["    fix:", *(f"        {printable(line, 400)}" for line in outcome.fix.splitlines())]
+        lines += ["    fix:", *(f"        {_shown(line)}" for line in outcome.fix.split("\n")[:-1])]
     return lines
+
+
+def _shown(line: str) -> str:
+    """A line of a diff; its tabs belong to it."""
+    return "\t".join(printable(part, 400) for part in line.split("\t"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from planner.gate.launch import Launch
-from planner.gate.readers import kserve, ray_serve, scripts
+from planner.gate.readers import dynamo, kserve, ray_serve, scripts
 from planner.gate.readers.pods import Place, launches_of_pod
 from planner.gate.yaml_nodes import AnyNode, Table, walk
 
@@ -58,6 +58,12 @@ def _ray_service(document: Table, place: Place) -> Iterator[Launch]:
     yield from _other(document, place)
 
 
+def _dynamo(document: Table, place: Place) -> Iterator[Launch]:
+    """Services with a main container, or with whole pods."""
+    yield from dynamo.graph(document, place)
+    yield from _other(document, place)
+
+
 def _nothing(document: Table, place: Place) -> Iterator[Launch]:  # noqa: ARG001
     return iter(())
 
@@ -85,6 +91,7 @@ KINDS: Mapping[str, Read] = {
     "LLMInferenceService": kserve.llm_service,
     "LLMInferenceServiceConfig": _nothing,
     "RayService": _ray_service,
+    "DynamoGraphDeployment": _dynamo,
     "ConfigMap": _config_map,
 }
 """What holds the launch of each kind."""

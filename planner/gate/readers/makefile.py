@@ -34,7 +34,7 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
 
 def _variables(lines: tuple[str, ...]) -> tuple[dict[str, str], set[str]]:
     """(what the file sets, what it exports); ?= counts as =, since nothing is known of the environment."""
-    variables: dict[str, str] = {}
+    variables = _defined(lines)
     exported: set[str] = set()
     for _, text in _logical(lines, recipes=False):
         plain = _joined(text)
@@ -54,6 +54,22 @@ def _variables(lines: tuple[str, ...]) -> tuple[dict[str, str], set[str]]:
         elif operator != "?=" or name not in variables:
             variables[name] = value.rstrip()[:_MAX_TEXT]
     return variables, exported
+
+
+def _defined(lines: tuple[str, ...]) -> dict[str, str]:
+    """Those between `define NAME` and `endef`."""
+    found: dict[str, str] = {}
+    name: str | None = None
+    for line in lines:
+        begins = re.fullmatch(r"\s*(?:export\s+|override\s+)?define\s+([\w.\-]+)\s*[:?+!]*=?\s*", line)
+        if begins:
+            name = begins[1]
+            found[name] = ""
+        elif line.strip() == "endef":
+            name = None
+        elif name is not None:
+            found[name] = f"{found[name]}\n{line}".lstrip("\n")[:_MAX_TEXT]
+    return found
 
 
 def _recipes(lines: tuple[str, ...]) -> Iterable[tuple[int, str]]:

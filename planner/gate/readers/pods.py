@@ -94,6 +94,7 @@ def launches_of_container(container: Container, node: Node, place: Place) -> Ite
         environment=container.environment,
         image=container.image,
         gpus=count * node.pods if count is not None else None,
+        gpus_here=count,
     )
     for card in _devices_named(distinct_cards(node.cards), kind):
         on_card = context.with_(gpu=card)

@@ -101,14 +101,18 @@ class _Around:
         )
 
     def expression(self, text: str) -> tuple[str, str | None]:
-        """GitHub's `${{ env.NAME }}` and Azure's `$(NAME)` replaced, where the file says it."""
+        """`${{ env.NAME }}` of GitHub, `$(NAME)` of Azure, `{{ NAME }}` of Ansible and `{{.NAME}}` of Task replaced,
+        where the file says it.
+        """
         replaced = _EXPRESSION.sub(lambda found: self.texts.get(found[1] or "", found[0]), text)
         replaced = re.sub(r"\$\((\w+)\)", lambda found: self.texts.get(found[1], found[0]), replaced)
+        replaced = _TEMPLATE.sub(lambda found: self.texts.get(found[1], found[0]), replaced)
         unknown = _EXPRESSION.search(replaced)
         return replaced, unknown[0] if unknown else None
 
 
 _EXPRESSION = re.compile(r"\$\{\{\s*(?:[\w-]+\.)*([\w-]+)\s*\}\}|\$\[\[\s*[\w.]+\s*\]\]")
+_TEMPLATE = re.compile(r"(?<!\$)\{\{\s*\.?(\w+)\s*\}\}")
 
 
 def _walk(node: AnyNode, around: _Around, place: Place, key: str) -> Iterator[Launch]:
@@ -142,7 +146,7 @@ def _is_script(text: str) -> bool:
 def _script(node: Scalar, around: _Around) -> Iterator[Launch]:
     text, _ = around.expression(node.text)
     # What no one replaces before the run becomes a variable that the script does not set.
-    text = re.sub(r"\$\{\{(.*?)\}\}", lambda found: "${" + re.sub(r"\W+", "_", found[1]).strip("_") + "}", text)
+    text = re.sub(r"\$?\{\{(.*?)\}\}", lambda found: "${" + re.sub(r"\W+", "_", found[1]).strip("_") + "}", text)
     context = around.context.with_(line=node.first_line, end_line=node.end_line, settle=node.folded)
     for card in distinct_cards(around.cards) or (None,):
         yield from script(text, context.with_(gpu=card), first_line=node.first_line)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from planner.errors import InputError
 from planner.gate import serve_config, yaml_nodes
@@ -12,7 +13,7 @@ from planner.gate.launch import Launch, Word
 from planner.gate.readers import charts, compose, kubernetes, ray_serve, scripts
 from planner.gate.readers.pods import Place
 from planner.gate.source import Lookup, Source
-from planner.gate.yaml_nodes import AnyNode, Table
+from planner.gate.yaml_nodes import AnyNode, Scalar, Table
 
 Kind = tuple[Callable[[AnyNode], bool], Callable[[AnyNode, Place], Iterator[Launch]]]
 
@@ -28,8 +29,20 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
         return _of_template(source)
     if template is not None and (source.path.parent.parent / "Chart.yaml").is_file():
         return _of_template(source)
-    place = Place(source=source, lookup=lookup, documents=documents)
+    within = replace(lookup, within=_config_maps(documents, source))
+    place = Place(source=source, lookup=within, documents=documents)
     return [launch for document in documents for launch in _launches(document, place)]
+
+
+def _config_maps(documents: Sequence[AnyNode], source: Source) -> dict[str, Source]:
+    """The YAML files of ConfigMaps, at their lines of this file: what --config names is often mounted from one."""
+    return {
+        name: replace(source, text="\n" * (node.first_line - 1) + node.text)
+        for document in documents
+        if isinstance(document, Table) and document.text("kind") == "ConfigMap"
+        for name, node in document.table("data").entries.items()
+        if isinstance(node, Scalar) and not node.folded and name.endswith((".yaml", ".yml"))
+    }
 
 
 def _launches(document: AnyNode, place: Place) -> Iterator[Launch]:

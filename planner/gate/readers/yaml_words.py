@@ -37,6 +37,7 @@ def split(node: Scalar, replace: Replace, lines: Sequence[str]) -> list[Word]:
     variable of arguments. lines: those of the file, to find each word's own.
     """
     text, _ = replace(node.text)
+    text = _TEMPLATE.sub(lambda found: "{{" + re.sub(r"\s+", "", found[1]) + "}}", text)  # one word, not three
     try:
         found = shlex.split(text, comments=False)
     except ValueError:  # a quote that nothing closes
@@ -93,4 +94,5 @@ def _line_of(word: str, lines: Sequence[str], first: int, last: int) -> int:
     return next((line for line in range(first, min(last, len(lines)) + 1) if head in lines[line - 1]), first)
 
 
+_TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _UNKNOWN = re.compile(r"\$\{?\w+\}?|\{\{.*?\}\}")
