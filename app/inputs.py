@@ -8,6 +8,7 @@ import streamlit as st
 
 import hf_configs
 from app.session import upload_key
+from app.state import MOST
 from planner.hardware.catalogue import all_gpus, find_gpu
 from planner.hardware.detect import this_machine
 from planner.memory.quantization.recipes import RECIPES
@@ -63,7 +64,7 @@ def _model() -> None:
 
 def _cards() -> None:
     _choice("GPU", "gpu", tuple(gpu.name for gpu in all_gpus()), "Or type any name of a card: H100, L40S, 4090 …")
-    st.number_input("Cards", min_value=1, max_value=4096, step=1, key="cards")
+    st.number_input("Cards", min_value=1, max_value=MOST["cards"], step=1, key="cards")
     here = _detected()
     if here:
         name, count = here
@@ -83,7 +84,7 @@ def _use_here(name: str, count: int) -> None:
 
 
 def _load(engine: dict[str, Any]) -> None:
-    st.number_input("Users at once", min_value=1, max_value=999_999, step=1, key="concurrency")
+    st.number_input("Users at once", min_value=1, max_value=MOST["concurrency"], step=1, key="concurrency")
     left, right = st.columns(2)
     left.text_input("Prompt tokens", key="input_len", placeholder="any", help="Of one request, e.g. 2000 or 4k.")
     right.text_input("Answer tokens", key="output_len", placeholder="any", help="Of one request.")

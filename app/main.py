@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import session
+from app import session, uploads
 from app.inputs import sidebar
 from app.solve import Solved, solve
 from planner.errors import InputError
@@ -57,7 +57,7 @@ def _solve() -> tuple[Solved | None, str | None]:
         with st.spinner("Working it out …"):
             found = solve(session.current())
     except InputError as error:
-        problem = str(error)
+        problem = uploads.named(str(error))
     st.session_state["solved"] = found
     return found, problem
 

@@ -8,6 +8,7 @@ from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
 import hf_configs
+from app import uploads
 from app.state import State
 from planner.errors import InputError
 from planner.planning import throughput
@@ -95,7 +96,7 @@ def solve(state: State) -> Solved:
         goal=goal,
         plan=plan,
         entered=entered,
-        now=answer_of(entered.base, entered.start),
+        now=_named(answer_of(entered.base, entered.start)),
         speed=speed.to_dict() if speed is not None else None,
     )
 
@@ -156,6 +157,10 @@ def cards_for(state: State, show: Callable[[float, str], object]) -> tuple[Recom
         show(number / len(cards), gpu.name)
         some += recommend(found.inputs, found.goal, (gpu,))
     return tuple(sorted(some, key=rank))
+
+
+def _named(answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "model": {**answer["model"], "name": uploads.named(answer["model"]["name"])}}
 
 
 def _enough_cards(inputs: Inputs, goal: Goal) -> None:

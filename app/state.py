@@ -38,6 +38,10 @@ ENGINE_FLAGS = (
     "max_num_batched_tokens",
 )
 """The engine arguments with a field of their own; every other one goes to `more`."""
+MOST = {"cards": 4096, "concurrency": 999_999}
+"""Of each number that is a count."""
+_LONGEST = 4000
+"""Characters of a text: a link of a hundred times as many would keep the page busy for half a minute."""
 _CARD_NUMBERS = ("gpu_memory_gib", "gpu_memory_used_gib")
 _TEXTS = ("vllm_version", "what_if_quantization")
 
@@ -84,8 +88,7 @@ class State:
         known: dict[str, Any] = {}
         for field in fields(cls):
             if field.name in values:
-                value = values[field.name]
-                known[field.name] = _count(field.name, value) if field.type == "int" else str(value or "").strip()
+                known[field.name] = (_count if field.type == "int" else _text)(field.name, values[field.name])
         if known.get("by") not in (None, *WAYS):
             raise InputError(f"by = {shown(known['by'])}: must be one of {', '.join(WAYS)}")
         return cls(**known)
@@ -162,10 +165,17 @@ def _word(name: str, value: str) -> str:
 
 
 def _count(name: str, value: object) -> int:
-    text = str(value).strip()
-    if not (text.isdecimal() and text.isascii() and 1 <= len(text) <= 6) or not int(text):
-        raise InputError(f"{name} = {shown(value)}: must be a whole number from 1 to 999999")
+    text, most = str(value).strip(), MOST[name]
+    if not (text.isdecimal() and text.isascii() and len(text) <= len(str(most))) or not 1 <= int(text) <= most:
+        raise InputError(f"{name} = {shown(value)}: must be a whole number from 1 to {most}")
     return int(text)
+
+
+def _text(name: str, value: object) -> str:
+    text = str(value or "").strip()
+    if len(text) > _LONGEST:
+        raise InputError(f"{name} = {shown(text)}: has more than {_LONGEST:,} characters")
+    return text
 
 
 def _whole(name: str, text: str) -> int:

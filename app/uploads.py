@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,11 @@ def keep(name: str, content: bytes) -> str:
     path = folder / "config.json"
     path.write_bytes(content)
     return str(path)
+
+
+def named(text: str) -> str:
+    """A text for people: an uploaded file by what it is instead of by the path under which it is kept."""
+    return re.sub(re.escape(_folder().name) + r"/\w+/config\.json", "the uploaded config.json", text)
 
 
 def decoded(name: str, content: bytes) -> str:

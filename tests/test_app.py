@@ -107,7 +107,7 @@ def test_an_uploaded_config_is_the_model_until_it_makes_no_sense() -> None:
     page = opened(model="Qwen/Qwen3-32B", gpu="A10", by="upload")
     config = hf_configs.path("Qwen/Qwen3-0.6B").read_bytes()
     checked(page.file_uploader[0].set_value(("config.json", config, "application/json")).run())
-    assert "fits on 1 x NVIDIA A10" in page.success[0].value
+    assert "the uploaded config.json fits on 1 x NVIDIA A10" in page.success[0].value
     checked(page.file_uploader[0].set_value(("config.json", b"[]", "application/json")).run())
     assert "must hold a JSON object" in said(page)
 

@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from pypdf import PdfReader
 
+import hf_configs
 from app.solve import plan_file
 from app.state import State
 from planner.engine.launch import LaunchError
@@ -232,6 +233,23 @@ def test_markup_in_a_link_is_text(page: Page, address: str) -> None:
     page.goto(link(address, "", {"model": "<img src=x onerror=alert(1)>", "gpu": "**A10**"}))
     assert "<img src=x" in verdict(page)
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_an_upload_is_refused_by_its_size_and_by_what_it_holds(page: Page, address: str, tmp_path: Path) -> None:
+    large, wrong, right = (tmp_path / name for name in ("large.json", "wrong.json", "config.json"))
+    with large.open("wb") as file:
+        file.truncate(200 << 20)
+    wrong.write_bytes(b"\x00\x1b[31m")
+    right.write_bytes(hf_configs.path("Qwen/Qwen3-0.6B").read_bytes())
+    page.goto(link(address, "", {"by": "upload", "gpu": "A10"}))
+    chooser = settled(page).locator("[data-testid=stFileUploader] input[type=file]")
+    chooser.set_input_files(large)
+    page.get_by_text("must be 5.0MB or smaller").wait_for()
+    chooser.set_input_files(wrong)
+    page.get_by_test_id("stAlert").filter(has_text="wrong.json: not").wait_for()
+    chooser.set_input_files(right)
+    page.get_by_test_id("stAlert").filter(has_text="fits on 1 x NVIDIA A10").wait_for()
+    settled(page)
 
 
 @pytest.mark.parametrize("name", SHOTS)

@@ -10,19 +10,17 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from app import heat, jobs
-from app.solve import context_curve, frontier, plan_file, solve, speed_curve, ways
+from app.solve import cards_for, context_curve, frontier, plan_file, solve, speed_curve, ways
 from app.state import State
 from planner.cli import main
 from planner.planning.outputs import FORMS
 from planner.request import answer
 from reports import render
 from reports.compare import compared_rows
-from tests.app_page import VIEWS, checked, opened, query_of, said
+from tests.app_page import checked, opened, query_of, said
 
 LOGS = Path(__file__).parent / "logs"
 SMALL: dict[str, Any] = {"model": "Qwen/Qwen3-0.6B", "gpu": "A10"}
@@ -250,20 +248,18 @@ def test_what_is_remembered_is_what_planner_says() -> None:
     assert frontier(state)
 
 
-# -- nonsense ------------------------------------------------------------------------------------------------------
-
-KEYS = [*State().to_dict(), "chart", "form", "vs", "page", ""]
-VALUES = st.one_of(
-    st.text(max_size=30),
-    st.sampled_from(["0", "-1", "1e99", "NaN", "8B", "auto", "fp8", "H100", "name", "upload", "numbers", "/", "\x00"]),
-    st.integers(-5, 10**7).map(str),
-    st.builds(lambda value: json.dumps({"a": value}), st.text(max_size=5)),
-)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(query=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), view=st.sampled_from(VIEWS))
-def test_any_link_is_a_page_or_a_sentence(query: dict[str, str], view: str) -> None:
-    if view == "gpus":  # tries every card, which takes too long here
-        view = "compare"
-    opened(view, **{**SMALL, **query})
+@pytest.mark.slow
+def test_prices_make_the_cheapest_first_and_are_part_of_the_link() -> None:
+    prices = "L4, 0.7\nA10, 1\nH100, 2.5"
+    app = opened("gpus", **SMALL, concurrency="8", input_len="1000", output_len="200", prices=prices)
+    assert query_of(app)["prices"] == prices
+    known = {"NVIDIA L4": 0.7, "NVIDIA A10": 1.0, "NVIDIA H100 SXM5 80GB": 2.5}
+    shown = [text for text in (one.value.replace("\\", "") for one in app.markdown) if " an hour" in text]
+    assert [float(text.split("): ")[1].split(" an hour")[0]) for text in shown] == sorted(known.values())
+    state = State(**SMALL, concurrency=8, input_len="1000", output_len="200")
+    (card,) = [one for one in cards_for(state, lambda share, name: None) if one.gpu.name == "NVIDIA L4"]
+    rate = card.plan.output_tokens_per_s
+    assert f"{0.7 / (rate * 3600) * 1e6:,.2f} per million output tokens" in shown[0]
+    upload = next(one for one in app.file_uploader if one.label.startswith("A file"))
+    checked(upload.set_value(("prices.yaml", b"H100: 0.1\n", "text/yaml")).run())
+    assert query_of(app)["prices"] == "NVIDIA H100 SXM5 80GB, 0.1"

@@ -12,6 +12,7 @@ from app.uploads import decoded
 from planner.errors import InputError
 from planner.planning.change import request_of
 from planner.planning.recommend import Recommendation, parse_prices, rank
+from planner.text import printable
 from reports.render import markdown
 from reports.view import goal_words
 
@@ -61,7 +62,7 @@ def _prices() -> dict[str, float]:
         problem = st.session_state.pop("price_problem", None)
         try:
             if problem is None:
-                return parse_prices(st.session_state.get("prices") or "", ".csv", "prices")
+                return parse_prices(_short_enough(st.session_state.get("prices") or "", "prices"), ".csv", "prices")
         except InputError as error:
             problem = str(error)
         st.error(markdown(problem))
@@ -74,13 +75,18 @@ def _take_file() -> None:
     if file is None:
         return
     try:
-        found = parse_prices(decoded(file.name, file.getvalue()), PurePath(file.name).suffix, "the price file")
-        text = "\n".join(f"{name}, {price:g}" for name, price in found.items())
-        if len(text) > _LONGEST:
-            raise InputError(f"the price file: more than the {_LONGEST:,} characters that a link holds")
-        st.session_state["prices"] = text
+        name = printable(file.name, 60)
+        found = parse_prices(decoded(name, file.getvalue()), PurePath(file.name).suffix, name)
+        text = "\n".join(f"{card}, {price:g}" for card, price in found.items())
+        st.session_state["prices"] = _short_enough(text, name)
     except InputError as error:
         st.session_state["price_problem"] = str(error)
+
+
+def _short_enough(text: str, where: str) -> str:
+    if len(text) > _LONGEST:
+        raise InputError(f"{where}: more than the {_LONGEST:,} characters that a link holds")
+    return text
 
 
 def _card(number: int, one: Recommendation) -> None:

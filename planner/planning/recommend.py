@@ -132,7 +132,10 @@ def parse_prices(text: str, suffix: str, where: str) -> dict[str, float]:
     for name, price in _pairs(text, suffix.lower(), where):
         if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < 1e9:
             raise InputError(f"{where}: price of {shown(name)} = {shown(price)}: must be a number of at least 0")
-        prices[find_gpu(str(name)).name] = float(price)
+        try:
+            prices[find_gpu(str(name)).name] = float(price)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     return prices
 
 
