@@ -122,7 +122,7 @@ def _pipeline(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iter
     ranks = inputs.args.get("data_parallel_size", 1)
     for stages in range(current + 1, goal.gpus_per_engine // (tensor * ranks) + 1):
         yield _stages(stages, tensor, {}, inputs, goal)
-    for size in tensor_parallel_sizes(tensor - 1, goal.gpus_per_node):
+    for size in tensor_parallel_sizes(min(tensor - 1, goal.gpus_per_engine // ranks), goal.gpus_per_node):
         change = _stages(goal.gpus_per_engine // (size * ranks), size, {"tensor_parallel_size": size}, inputs, goal)
         if enough(change):
             yield change
