@@ -22,9 +22,10 @@ from planner.memory.kv_cache import KVCachePlan
 from planner.memory.overhead import available_error
 from planner.memory.weights import StageWeights
 from planner.model.architecture import Layer, Model
-from planner.model.config import Config, LoadedConfig
+from planner.model.config import Config
 from planner.model.families.common import config_dtype, context_length
 from planner.model.modules import GROUPS, Group, Linear
+from planner.model.source import LoadedConfig
 from planner.request import Inputs
 
 _STREAMING_MULTIPROCESSORS = 132

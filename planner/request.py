@@ -26,9 +26,10 @@ from planner.memory.quantization import Quantization, quantization
 from planner.memory.quantization.recipes import what_if
 from planner.model.architecture import Model
 from planner.model.checkpoint import CheckpointFacts, hub_facts, local_facts
-from planner.model.config import Config, LoadedConfig, Source, load_config
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.numbers import config_of_numbers
+from planner.model.source import LoadedConfig, Source, load_config
 from planner.text import did_you_mean, has_hidden, nearest, printable, shown
 from planner.units import GIB, gib
 

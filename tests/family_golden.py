@@ -12,9 +12,10 @@ from typing import Any
 from planner.memory.weights import stage_weights
 from planner.model import families
 from planner.model.architecture import Model
-from planner.model.config import Config, load_config
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.modules import Placement
+from planner.model.source import load_config
 from planner.units import MIB
 from tests.golden import dense_cases
 

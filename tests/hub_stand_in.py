@@ -79,7 +79,7 @@ _CHILD = """
 import json, sys, time
 from planner.errors import InputError
 from planner.model.checkpoint import hub_facts
-from planner.model.config import load_config
+from planner.model.source import load_config
 answers = []
 for call in json.load(sys.stdin):
     start = time.monotonic()

@@ -18,8 +18,8 @@ from planner.memory.kv_cache.plan import cache_model, demand_of
 from planner.memory.kv_cache.specs import Demand
 from planner.model.architecture import Layer, Model
 from planner.model.attention import KVAttention, LayerState
-from planner.model.config import load_config
 from planner.model.families import build_model
+from planner.model.source import load_config
 from planner.units import GIB
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"

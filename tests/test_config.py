@@ -19,7 +19,8 @@ import hf_configs
 from planner import strict_json
 from planner.errors import InputError
 from planner.model import transformers_defaults
-from planner.model.config import Config, Source, load_config
+from planner.model.config import Config
+from planner.model.source import Source, load_config
 from planner.text import nearest, printable, shown
 
 LLAMA = {"model_type": "llama", "hidden_size": 512}
@@ -380,7 +381,7 @@ def test_a_type_that_the_table_lacks_is_looked_up_in_transformers(monkeypatch: p
 
 def test_nothing_heavy_is_imported_to_read_a_config() -> None:
     code = (
-        "import sys; from planner.model.config import load_config; from planner.model import checkpoint, numbers\n"
+        "import sys; from planner.model.source import load_config; from planner.model import checkpoint, numbers\n"
         "from planner.hardware.catalogue import find_gpu; find_gpu('h100')\n"
         "config = load_config('openai/gpt-oss-20b').config; config.int('hidden_size'); config.optional_int('nothing')\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'huggingface_hub', 'vllm', 'safetensors', 'httpx'}\n"

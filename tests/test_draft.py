@@ -19,8 +19,8 @@ from planner.memory.budget import placement_of
 from planner.memory.draft import Draft, draft_of, speculative
 from planner.memory.weights import stage_weights
 from planner.model.attention import KVAttention, MLAttention
-from planner.model.config import LoadedConfig, Source, load_config
 from planner.model.modules import Placement
+from planner.model.source import LoadedConfig, Source, load_config
 from planner.request import Inputs, prepare
 from planner.units import MIB
 from tests.golden.lora_draft_cases import CONFIGS

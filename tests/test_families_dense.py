@@ -11,10 +11,10 @@ from planner.errors import InputError, Refusal
 from planner.memory.weights import stage_weights
 from planner.model.architecture import Model
 from planner.model.attention import KVAttention
-from planner.model.config import load_config
 from planner.model.families import build_model
 from planner.model.families.common import for_pooling
 from planner.model.modules import LmHead, Placement
+from planner.model.source import load_config
 from tests.family_golden import built, computed, config_of, label, module_of, rows
 
 MODULES = ("dense", "classic", "gemma", "transformers_backend", "encoder")

@@ -12,9 +12,10 @@ import pytest
 from planner.errors import InputError, Refusal
 from planner.memory.weights import stage_weights
 from planner.model.attention import KVAttention, MLAttention, RecurrentState
-from planner.model.config import Config, load_config
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.modules import Placement
+from planner.model.source import load_config
 from planner.units import DTYPE_BYTES
 from tests.test_families_moe import built
 

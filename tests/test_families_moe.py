@@ -14,9 +14,10 @@ import hf_configs
 from planner.errors import InputError, Refusal
 from planner.memory.weights import pipeline_ranges, stage_weights
 from planner.model.architecture import Model
-from planner.model.config import Config, load_config
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.modules import Experts, Linear, Module, Placement
+from planner.model.source import load_config
 from planner.units import MIB, round_up
 from tests.golden.family_cases import CONFIGS, plain
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 
 from planner.errors import InputError
-from planner.model.config import Config, load_config
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.numbers import TOLERANCE, config_of_numbers, parse_parameters
+from planner.model.source import load_config
 
 SIZES = (
     "hidden_size",

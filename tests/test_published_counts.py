@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import hf_configs
-from planner.model.config import load_config
 from planner.model.families import build_model
+from planner.model.source import load_config
 
 PUBLISHED = sorted(entry.model for entry in hf_configs.index().values() if entry.params_published is not None)
 

@@ -29,9 +29,10 @@ from planner.memory.quantization.names import NameList, shard_names, skipped
 from planner.memory.quantization.recipes import RECIPES
 from planner.memory.quantization.schemes import Fp8, Packed
 from planner.model.architecture import Model
-from planner.model.config import Config, load_config
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.modules import Experts, Linear, LmHead, Module, Placement
+from planner.model.source import load_config
 from tests.golden.quantization_cases import BASES, CHECKPOINTS, config_of
 
 GOLDEN = Path(__file__).parent / "golden"

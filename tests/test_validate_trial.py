@@ -15,7 +15,7 @@ from planner.engine.launch import LaunchSpec
 from planner.engine.memory_watch import MemoryWatch
 from planner.engine.tokenizer import write_tokenizer
 from planner.engine.workplace import room_needed
-from planner.model.config import load_config
+from planner.model.source import load_config
 from planner.request import prepare
 from planner.validate import trial as trials
 from planner.validate.trial import Options, checkpoint_folder, for_device, trial_of

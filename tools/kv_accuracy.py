@@ -26,8 +26,8 @@ from planner.hardware.catalogue import Gpu, find_gpu, with_memory
 from planner.memory.kv_cache import plan_kv_cache
 from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.model.architecture import Model
-from planner.model.config import LoadedConfig, load_config
 from planner.model.families import build_model
+from planner.model.source import LoadedConfig, load_config
 from planner.units import GIB
 
 ROOT = Path(__file__).resolve().parents[1]

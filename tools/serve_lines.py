@@ -23,7 +23,7 @@ import hf_configs
 from planner.asking import facts_of
 from planner.engine.ask_vllm import VllmProcess
 from planner.hardware.catalogue import find_gpu
-from planner.model.config import load_config
+from planner.model.source import load_config
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, fit
 from planner.request import Inputs, prepare

@@ -16,7 +16,7 @@ from planner.engine.version import OLDEST, VllmVersion, parse_version
 from planner.errors import InputError
 from planner.hardware.catalogue import find_gpu
 from planner.memory.budget import Estimate
-from planner.model.config import load_config
+from planner.model.source import load_config
 from planner.request import Inputs, prepare
 
 MEASURED = Path(__file__).parent.parent / "measured"

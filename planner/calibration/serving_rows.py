@@ -351,7 +351,7 @@ def _model(name: str, precision: str) -> tuple[str, str | None] | str:
 
 
 def _is_quantized(name: str) -> bool:
-    from planner.model.config import load_config
+    from planner.model.source import load_config
 
     loaded = load_config(name)
     return "quantization_config" in loaded.values or loaded.quant_config is not None

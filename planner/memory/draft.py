@@ -18,7 +18,7 @@ from planner.errors import InputError, Reason, Refusal
 from planner.memory.allocator import block_bytes
 from planner.memory.quantization import Quantization, quantization
 from planner.model.architecture import Model
-from planner.model.config import Config, LoadedConfig
+from planner.model.config import Config
 from planner.model.families import build_model
 from planner.model.families.common import Rope, rope, rotary_cache
 from planner.model.families.draft import (
@@ -30,6 +30,7 @@ from planner.model.families.draft import (
     predictor_of,
 )
 from planner.model.modules import Embedding, Linear, LmHead, Module, Placement, Tensor, Weight
+from planner.model.source import LoadedConfig
 from planner.text import did_you_mean, nearest, printable, shown
 from planner.units import DTYPE_BYTES, ceil_div
 

@@ -21,7 +21,7 @@ from planner.hardware.cpu_speed import cpu_flags
 from planner.memory.budget import Estimate
 from planner.model.attention import RecurrentState
 from planner.model.checkpoint import local_facts
-from planner.model.config import LoadedConfig, Source
+from planner.model.source import LoadedConfig, Source
 from planner.planning.change import request_of
 from planner.request import Inputs
 from planner.text import printable

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from planner.asking import facts_of
 from planner.engine.ask_vllm import VllmProcess, installed_version
 from planner.hardware.catalogue import find_gpu
-from planner.model.config import load_config
+from planner.model.source import load_config
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "refusals.jsonl.gz"
