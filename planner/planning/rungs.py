@@ -122,10 +122,12 @@ def _pipeline(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iter
     ranks = inputs.args.get("data_parallel_size", 1)
     for stages in range(current + 1, goal.gpus_per_engine // (tensor * ranks) + 1):
         yield _stages(stages, tensor, {}, inputs, goal)
-    for size in tensor_parallel_sizes(min(tensor - 1, goal.gpus_per_engine // ranks), goal.gpus_per_node):
-        change = _stages(goal.gpus_per_engine // (size * ranks), size, {"tensor_parallel_size": size}, inputs, goal)
-        if enough(change):
-            yield change
+    cards = goal.gpus_per_engine // ranks
+    for size in tensor_parallel_sizes(cards, goal.gpus_per_node):
+        if size < tensor and cards // size > current:
+            change = _stages(cards // size, size, {"tensor_parallel_size": size}, inputs, goal)
+            if enough(change):
+                yield change
 
 
 def _stages(stages: int, tensor: int, args: dict[str, int], inputs: Inputs, goal: Goal) -> Change:
