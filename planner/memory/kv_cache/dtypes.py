@@ -1,7 +1,7 @@
 """--kv-cache-dtype: what one head keeps of one token under each, and since which version vLLM knows it.
 
 Mirrors config/cache.py CacheDType and v1/kv_cache_interface.py get_kv_quant_mode with the backends' customize_spec
-(0.33). Which GPU takes which is in planner/engine/backends.py, since the attention backend decides that.
+(0.33). Which GPU takes which is in planner/engine/backends, since the attention backend decides that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """KV cache flags that vLLM refuses before it looks for an attention backend: one entry per rule, with its own sentence.
 
 Mirrors config/vllm.py _reject_mismatched_float_kv_cache and validate_nvfp4_kv_cache_with_mla, and config/model.py
-verify_with_parallel_config (0.33). What a backend refuses is in planner/engine/backends.py.
+verify_with_parallel_config (0.33). What a backend refuses is in planner/engine/backends.
 """
 
 from __future__ import annotations
