@@ -50,11 +50,13 @@ def _flags(launch: Launch, remedy: Remedy) -> str:
 
 def _edited(launch: Launch, remedy: Remedy, path: Path) -> str:
     texts: dict[str, list[str]] = {}
+    ends: dict[str, str] = {}
 
     def lines_of(file: str) -> list[str]:
         if file not in texts:
             place = path if file == launch.file else _beside(path, launch.file, file)
             texts[file] = read(place, file).text.split("\n")
+            ends[file] = "\r\n" if b"\r\n" in place.read_bytes() else "\n"
         return texts[file]
 
     before = {launch.file: list(lines_of(launch.file))}
@@ -67,14 +69,19 @@ def _edited(launch: Launch, remedy: Remedy, path: Path) -> str:
     # From the last line up: what is added moves only lines below.
     for name, value in sorted(remedy.args.items(), key=lambda item: -edit.line_of(item[0])):
         edit.change(name, value)
-    return "".join(
-        "\n".join(
-            difflib.unified_diff(old, texts[file], f"a/{file.lstrip('/')}", f"b/{file.lstrip('/')}", lineterm="", n=0)
-        )
-        + "\n"
-        for file, old in before.items()
-        if texts[file] != old
-    )
+    return "".join(_unified(file, old, texts[file], ends[file]) for file, old in before.items() if texts[file] != old)
+
+
+def _unified(file: str, old: Sequence[str], new: Sequence[str], end: str) -> str:
+    """end: of the file's lines, which a reader never sees as \\r\\n."""
+    names = f"a/{file.lstrip('/')}", f"b/{file.lstrip('/')}"
+    lines = difflib.unified_diff(_ended(old, end), _ended(new, end), *names, n=0)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _ended(lines: Sequence[str], end: str) -> list[str]:
+    """As the file has them: the last one without an end, or none where the file ends in one."""
+    return [*(f"{line}{end}" for line in lines[:-1]), *(line for line in lines[-1:] if line)]
 
 
 def _beside(path: Path, shown: str, other: str) -> Path:
@@ -198,6 +205,8 @@ class _Edit:
         for word in reversed(self.words):
             if word.place is not None:
                 word = replace(word, text=word.place.text, line=word.place.line)
+            if word.of_key:
+                continue
             inside = word.file is not None or self.launch.line <= word.line <= self.launch.end_line
             text = word.text.partition("=")[0] if "=" in word.text else word.text
             line = self.lines_of(word.file or self.launch.file)[word.line - 1]

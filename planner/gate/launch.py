@@ -29,6 +29,8 @@ class Word:
     """The first part of it that the file does not decide, as written."""
     file: str | None = None
     """Where it stands in another file than the launch: a --config file."""
+    of_key: bool = False
+    """Whether it is the value of a key of its own, behind which no other word can stand."""
     place: Place | None = None
     """Its place in the command, where `line` is that of the variable which holds it."""
 

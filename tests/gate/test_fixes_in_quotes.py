@@ -189,3 +189,28 @@ def test_the_diff_applies_and_mends_the_launch(kind, flags, tmp_path, monkeypatc
     after = _gate(Path())
     assert after.verdict in ("pass", "warn"), f"{before.fix}\n{after.reasons}"
     assert set(after.launch.args) >= set(before.launch.args)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False], ids=["newline at the end", "none"])
+@pytest.mark.parametrize("flags", [SET, ADD], ids=["set", "add"])
+def test_the_ends_of_lines_are_those_of_the_file(flags, last, end, tmp_path, monkeypatch):
+    text = f"#!/bin/sh{end}vllm serve Qwen/Qwen3-8B \\{end}  {flags}{end if last else ''}"
+    (tmp_path / "serve.sh").write_bytes(text.encode())
+    monkeypatch.chdir(tmp_path)
+    fix = _gate(Path()).fix
+    assert fix is not None
+    subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=fix.encode(), check=True, timeout=60)
+    assert _gate(Path()).verdict in ("pass", "warn")
+    assert (tmp_path / "serve.sh").read_bytes().count(b"\r\n") == (text.count("\n") if end == "\r\n" else 0)
+
+
+@pytest.mark.parametrize("extra", ["", "        extraArgs: ['--seed', '1']\n"])
+def test_nothing_is_written_behind_the_value_of_a_key_of_a_chart(extra, tmp_path, monkeypatch):
+    text = "servingEngineSpec:\n  modelSpec:\n    - modelURL: Qwen/Qwen3-8B\n      repository: vllm/vllm-openai\n"
+    (tmp_path / "values.yaml").write_text(f"{text}      vllmConfig:\n{extra}        maxModelLen: 40000\n")
+    monkeypatch.chdir(tmp_path)
+    fix = _gate(Path()).fix
+    assert fix is not None
+    assert ("+        extraArgs: ['--seed', '1', '--kv-cache-dtype', 'fp8']\n" in fix) == bool(extra)
+    assert ("set --kv-cache-dtype fp8" in fix) == (not extra)

@@ -38,4 +38,4 @@ def _lines(outcome: Outcome) -> list[str]:
 
 def _shown(line: str) -> str:
     """A line of a diff; its tabs belong to it."""
-    return "\t".join(printable(part, 400) for part in line.split("\t"))
+    return "\t".join(printable(part, 400) for part in line.removesuffix("\r").split("\t"))

@@ -84,7 +84,7 @@ def _stack_model(model: Table, place: Place) -> Iterator[Launch]:
     url = model.get("modelURL")
     words = _words(model.line, "vllm", "serve")
     if isinstance(url, Scalar):
-        words.append(Word(text=url.text, line=url.line))
+        words.append(Word(text=url.text, line=url.line, of_key=True))
     config = model.table("vllmConfig")
     words += _stack_flags(model, config)
     repository, tag = model.text("repository"), model.text("tag")
@@ -110,13 +110,13 @@ def _stack_flags(model: Table, config: Table) -> Iterator[Word]:
     for key, name in _SWITCHES:
         value = config.get(key)
         if isinstance(value, Scalar):
-            yield Word(text=f"--{name}" if value.value is True else f"--no-{name}", line=value.line)
+            yield Word(text=f"--{name}" if value.value is True else f"--no-{name}", line=value.line, of_key=True)
         elif config.entries and key == "enablePrefixCaching":
             yield from _words(config.line, f"--no-{name}")
     for key, flag in _FLAGS.items():
         value = config.get(key)
         if isinstance(value, Scalar):
-            yield from (Word(text=flag, line=value.line), Word(text=value.text, line=value.line))
+            yield from (Word(text=text, line=value.line, of_key=True) for text in (flag, value.text))
     for item in config.items("extraArgs"):
         if isinstance(item, Scalar):
             yield Word(text=item.text, line=item.first_line)

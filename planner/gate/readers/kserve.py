@@ -253,7 +253,7 @@ def _serve(table: Table, spec: Table, container: Container, place: Place) -> lis
     for key, flag in _SIZES.items():
         size = spec.get("parallelism", key)
         if isinstance(size, Scalar):
-            words += [Word(text=flag, line=size.line), Word(text=size.text, line=size.line)]
+            words += [Word(text=text, line=size.line, of_key=True) for text in (flag, size.text)]
     if spec.text("parallelism", "expert") == "true":
         words.append(Word(text="--enable-expert-parallel", line=table.line))
     for variable in table.tables("env"):
