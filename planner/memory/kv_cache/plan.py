@@ -21,7 +21,7 @@ from planner.units import ceil_div
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSummary:
-    """One KV cache group, for display."""
+    """One KV cache group, as vLLM forms it."""
 
     kind: str
     layers: int
@@ -29,16 +29,6 @@ class GroupSummary:
     page_bytes: int
     """Of one layer; of all layers where their pages differ."""
     blocks_per_request: int
-
-    def to_dict(self) -> dict[str, str | int]:
-        """As an entry of an answer's `kv_cache.groups`, pages in bytes."""
-        return {
-            "kind": self.kind,
-            "layers": self.layers,
-            "block_size": self.block_size,
-            "page_bytes": self.page_bytes,
-            "blocks_per_request": self.blocks_per_request,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
