@@ -122,7 +122,7 @@ def parse_flags(words: Sequence[str]) -> tuple[EngineArgs, list[str]]:
 
 
 def engine_arg_names() -> frozenset[str]:
-    """Every engine argument of the newest vLLM known, under its Python name."""
+    """Every engine argument of the newest vLLM known and those that older ones had, under their Python names."""
     return frozenset(_engine_table())
 
 

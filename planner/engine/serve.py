@@ -102,7 +102,7 @@ class Traffic:
     client: dict[str, str]
 
     def run(self) -> None:
-        """The loads one after another, the first request of each a warm-up, then the soak."""
+        """The loads one after another, each after a warm-up, then the soak."""
         loads = self.course.spec.loads
         if loads:
             self.course.say(f"load 1/{len(loads)}: warming up")

@@ -41,7 +41,7 @@ class Outcome:
         return "\n".join(printable(line, 1000) for line in text.splitlines())
 
     def to_dict(self) -> dict[str, Any]:
-        """As an entry of the JSON report's `launches` (docs/gate.md)."""
+        """As an entry of the JSON report's `launches`."""
         answer = {
             "file": self.launch.file,
             "line": self.launch.line,

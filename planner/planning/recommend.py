@@ -51,7 +51,7 @@ class Recommendation:
         return replace(self, price_per_hour=None if price is None else price * self.gpus)
 
     def to_dict(self) -> dict[str, Any]:
-        """As an entry of the JSON answer; the price in the unit that --price was given in."""
+        """As an entry of the JSON answer; the price per hour in the currency of --prices."""
         held = self.plan.goal.held(self.plan.estimate) * self.plan.engines
         million = self.price_per_million
         return {

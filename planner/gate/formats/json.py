@@ -9,6 +9,6 @@ from planner.gate.outcome import Outcome, summary
 
 
 def render(outcomes: Sequence[Outcome]) -> str:
-    """As docs/gate.md describes it: `launches` and a `summary` of counts."""
+    """`launches`, each as Outcome.to_dict gives it, and a `summary` of counts by verdict."""
     found = {"launches": [outcome.to_dict() for outcome in outcomes], "summary": summary(outcomes)}
     return json.dumps(found, indent=2) + "\n"

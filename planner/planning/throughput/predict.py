@@ -74,7 +74,7 @@ class Point:
     itl_p90_ms: float
 
     def to_dict(self) -> dict[str, float]:
-        """To three digits or so: times in ms, rates in tokens/s."""
+        """To four digits: times in ms, rates in tokens/s."""
         return {name: _digits(value) for name, value in vars(self).items()}
 
 
