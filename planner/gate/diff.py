@@ -56,7 +56,7 @@ def _edited(launch: Launch, remedy: Remedy, path: Path) -> str:
         if file not in texts:
             place = path if file == launch.file else _beside(path, launch.file, file)
             texts[file] = read(place, file).text.split("\n")
-            ends[file] = "\r\n" if b"\r\n" in place.read_bytes() else "\n"
+            ends[file] = _end_of_lines(place.read_bytes())
         return texts[file]
 
     before = {launch.file: list(lines_of(launch.file))}
@@ -70,6 +70,13 @@ def _edited(launch: Launch, remedy: Remedy, path: Path) -> str:
     for name, value in sorted(remedy.args.items(), key=lambda item: -edit.line_of(item[0])):
         edit.change(name, value)
     return "".join(_unified(file, old, texts[file], ends[file]) for file, old in before.items() if texts[file] != old)
+
+
+def _end_of_lines(content: bytes) -> str:
+    crlf = content.count(b"\r\n")
+    if crlf not in (0, content.count(b"\n")):
+        raise _CannotEdit  # both
+    return "\r\n" if crlf else "\n"
 
 
 def _unified(file: str, old: Sequence[str], new: Sequence[str], end: str) -> str:
@@ -290,7 +297,7 @@ def _array(lines: list[str], last: Word, words: Sequence[str], every: Sequence[W
     """ "--flag", "value" in a JSON array or a list of Python."""
     line = lines[last.line - 1]
     found = list(re.finditer(rf"([\"']){re.escape(last.text)}\1(?=\s*(,|\]|$))", line))
-    if len(found) != 1 or not re.search(r"[\[,]\s*$", line[: found[0].start()] or "["):
+    if len(found) != 1 or not re.search(r"[\[,(]\s*$", line[: found[0].start()].strip() or "["):
         return False
     quote = found[0][1]
     more = "".join(f", {quote}{word}{quote}" for word in words)

@@ -19,7 +19,8 @@ from planner.units import GIB
 if TYPE_CHECKING:
     from planner.hardware.catalogue import Gpu
 
-_NAME = re.compile(r"(?P<card>.*?)[\s_-]*(?:\bmig\b)?[\s_-]*\b(?P<parts>[12347])g\.(?P<gb>\d{1,3})gb(?:\+me)?$", re.I)
+_SLICE = re.compile(r"\b(?P<parts>[12347])g\.(?P<gb>\d{1,3})gb(?:\+me)?$", re.I)
+_SEPARATORS = " \t_-"
 _KEPT_BACK_GIB = 0.3
 _MEMORY_PARTS: Mapping[int, Mapping[int, tuple[int, ...]]] = {
     7: {1: (1, 2), 2: (2,), 3: (4,), 4: (4,), 7: (8,)},
@@ -42,10 +43,13 @@ class Slice:
 
 def parse(name: str) -> Slice | None:
     """None for a name that is no slice's."""
-    found = _NAME.match(name.strip())
-    if found is None or not found["card"]:
+    found = _SLICE.search(name.strip())
+    if found is None:
         return None
-    return Slice(card=found["card"], parts=int(found["parts"]), gigabytes=int(found["gb"]))
+    card = found.string[: found.start()].rstrip(_SEPARATORS)
+    if re.search(r"(^|[\s_-])mig$", card, re.I):
+        card = card[:-3].rstrip(_SEPARATORS)
+    return Slice(card=card, parts=int(found["parts"]), gigabytes=int(found["gb"])) if card else None
 
 
 def slice_of(gpu: Gpu, part: Slice) -> Gpu:

@@ -149,6 +149,10 @@ FILES: dict[str, tuple[str, str]] = {
         "a.py",
         "import os, shlex\nargs = shlex.split('vllm serve Qwen/Qwen3-8B §')\nos.execvp('vllm', args)",
     ),
+    "Python, a list on several lines": (
+        "a.py",
+        'import subprocess\nsubprocess.run([\n    "vllm",\n    "serve",\n    "Qwen/Qwen3-8B",\n    ["§]\n])',
+    ),
     "serve --config": ("a.yaml", "model: Qwen/Qwen3-8B\n§:-"),
 }
 """§ stands for the flags: §" as items of a JSON array, §, of a YAML one, §- and §=- as items of a list, §:- as keys."""
@@ -159,7 +163,8 @@ def _written(text: str, flags: str) -> str:
     pairs = list(zip(words[::2], words[1::2], strict=True))
     indent = "        "
     return (
-        text.replace('§"]', ", ".join(f'"{word}"' for word in words) + "]" if '", §"' in text else f'{flags}"]')
+        text.replace('["§]', "".join(f'"{word}",\n    ' for word in words).rstrip())
+        .replace('§"]', ", ".join(f'"{word}"' for word in words) + "]" if '", §"' in text else f'{flags}"]')
         .replace("§,]", ", ".join(words[:1] + [f'"{word}"' if word.isdigit() else word for word in words[1:]]) + "]")
         .replace('"§=-"', f"\n{indent}- ".join(f'"{name}={value}"' for name, value in pairs))
         .replace("§=-", f"\n{indent}- ".join(f"{name}={value}" for name, value in pairs))

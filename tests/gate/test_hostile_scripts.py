@@ -64,6 +64,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "open texts in a Jenkinsfile": ("Jenkinsfile", "vllm " + "sh ''' \\" * 20_000 + "sh '\n" * 20_000),
     "images in a Jenkinsfile": ("Jenkinsfile", "image" + " " * 100_000 + "image '" + "vllm" * 100_000),
     "white space in a Makefile": ("Makefile", "x:\n\tvllm serve x\n" + " " * 300_000),
+    "a long name of a card": ("a.yaml", f"commands: [vllm serve x]\nresources: {{gpu: a{'-' * 20_000}}}\n"),
     "a deep plan": ("a.json", '{"plan":1,"request":' + '{"a":' * 100_000),
     "a long number": ("a.json", '{"plan":1,"request":{"model":"x","max_model_len":' + "9" * 100_000 + "}}"),
 }
