@@ -99,8 +99,8 @@ def screenshot(page: Page, name: str) -> None:
     """The whole page of the app, not only what is in view."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     width = page.viewport_size["width"] if page.viewport_size else WIDTHS["wide"]
-    page.set_viewport_size({"width": width, "height": _still(settled(page))})
-    _still(settled(page))  # charts are drawn again at the new size
+    page.set_viewport_size({"width": width, "height": still(settled(page))})
+    still(settled(page))  # charts are drawn again at the new size
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
     page.set_viewport_size({"width": width, "height": 800})
 
@@ -116,7 +116,7 @@ _SAME_AS_BEFORE = """selector => {
 _HEIGHT = "(document.querySelector('[data-testid=stMain]') ?? document.body).scrollHeight"
 
 
-def _still(page: Page) -> int:
+def still(page: Page) -> int:
     """The height of the whole page, once nothing in it moves: everything is where it was a moment before."""
     page.evaluate("window.seenBefore = null")
     page.wait_for_function(_SAME_AS_BEFORE, arg=_MOVING, polling=200, timeout=60_000)
