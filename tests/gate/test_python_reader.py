@@ -69,3 +69,14 @@ def test_an_expression_nested_too_deep_to_be_written_is_unknown():
 def test_a_lone_carriage_return_is_no_line():
     (launch,) = _read("x = 1\r# from\rvllm\nfrom vllm import LLM\nLLM('a/b')")
     assert launch.line == 3
+
+
+@pytest.mark.parametrize(
+    ("head", "refused"), [("from ray import serve", True), ("from ours.sglang import build", False)]
+)
+def test_arguments_that_vllm_does_not_have_may_be_those_of_another_engine(head, refused):
+    (launch,) = _read(
+        f"{head}\nfrom ray.serve.llm import LLMConfig\n"
+        "LLMConfig(model_loading_config={'model_id': 'a/b'}, engine_kwargs={'tp_size': 1})"
+    )
+    assert (launch.refusal is not None, launch.problem is None) == (refused, refused)

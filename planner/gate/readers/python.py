@@ -297,6 +297,9 @@ class _Program:
             line=self._line(node), end_line=self.first_line - 1 + (node.end_lineno or node.lineno)
         )
         for launch in launches_of_values(values, context):
+            if launch.refusal is not None and "sglang" in context.source.text.lower():
+                problem = f"{launch.refusal}, unless these are arguments of SGLang, which the file mentions"
+                launch = launch.with_(refusal=None)
             self.found.append(launch.with_(problem=problem or launch.problem, words=tuple(words)))
 
     def _entries(self, node: ast.expr) -> list[Word]:
