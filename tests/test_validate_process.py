@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from planner.engine import launch as launch_module
+from planner.engine.in_process import CHILD
 from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, launch
 from planner.validate.store import Store
 
@@ -268,4 +269,31 @@ def test_parent_that_is_killed_takes_the_engine_with_it(tmp_path):
     deadline = time.monotonic() + 20
     while marked() and time.monotonic() < deadline:
         time.sleep(0.2)
+    assert not marked()
+
+
+def test_a_process_whose_folder_is_gone_ends_with_its_parent_all_the_same(tmp_path):
+    """A server and its load share a folder: whichever is cleaned up first removes it."""
+    folder = tmp_path / "vllm-fit-shared"
+    folder.mkdir()
+    child = textwrap.dedent(f"""
+        import sys, threading, time
+        sys.path.insert(0, {str(CHILD.parent)!r})
+        from main import die_with_parent
+        threading.Thread(target=die_with_parent, daemon=True).start()
+        time.sleep(0.2)
+        print("up", flush=True)
+        time.sleep(600)
+    """)
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, env={**os.environ, MARK: "yes"}, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "up\n"
+        folder.rmdir()
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while marked() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not marked()

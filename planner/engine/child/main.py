@@ -62,10 +62,10 @@ def die_with_parent() -> None:
 
     A process outside of the group does it, since the group writes into the folder until it has ended.
     """
-    parent = os.getppid()
+    # Asked now: a group that shares the folder (a server and its load) may have removed it by then.
+    parent, group, folder = os.getppid(), os.getpgid(0), Path.cwd()
     while os.getppid() == parent:
         time.sleep(0.5)
-    group, folder = os.getpgid(0), Path.cwd()
     if folder.name.startswith("vllm-fit-"):
         last = [sys.executable, "-I", "-S", "-c", _LAST, str(group), str(folder)]
         subprocess.run(last, start_new_session=True, cwd="/", check=False)
