@@ -143,7 +143,7 @@ class Inputs:
         """How fast this estimate's launch serves the workload; None without one, or where it does not start."""
         if self.workload is None or self.ask_vllm:
             return None
-        from planner.planning.throughput import predict  # needs numpy
+        from planner.planning.throughput import predict  # an estimate of memory starts faster without it
 
         return predict(self, estimate, self.workload)
 

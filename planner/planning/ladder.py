@@ -88,7 +88,7 @@ class Plan:
 
     @cached_property
     def speed(self) -> Throughput | None:
-        """Of one engine with its part of the requests; predicted when first asked for, since that needs numpy."""
+        """Of one engine with its part of the requests; predicted when first asked for."""
         return speed_of(self.inputs, self.goal, self.estimate) if self.estimate.fits else None
 
     @property

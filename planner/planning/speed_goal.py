@@ -70,7 +70,7 @@ def speed_of(inputs: Inputs, goal: Goal, estimate: Estimate) -> Throughput | Non
         if goal.wants_speed and estimate.fits:
             raise InputError(f"{estimate.model.name}: its speed cannot be predicted, so leave the limits on it out")
         return None
-    from planner.planning.throughput import predict  # needs numpy
+    from planner.planning.throughput import predict  # an estimate of memory starts faster without it
 
     try:
         return predict(inputs, estimate, load)

@@ -2,7 +2,7 @@
 
     predict(inputs, inputs.estimate(), Workload(concurrency=32)).to_dict()
 
-Imported only where a workload is given, since it needs numpy.
+Imported only where a speed is asked for: an estimate of memory starts faster without it.
 """
 
 from planner.planning.throughput.predict import Point, Speed, Throughput, curve, knee, predict, speed_of

@@ -121,7 +121,7 @@ def generation(gpu: Gpu) -> str:
 
 
 def rates_for(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bool]:
-    """And whether such cards, or this CPU, were measured. InputError where the card's bandwidth is not known."""
+    """(what is achieved, whether such cards or this CPU were measured). InputError for a card of unknown bandwidth."""
     if gpu.kind == "cpu":
         return _rates_of_cpu(gpu, engine, kernels)
     return rates_of(rate_table(gpu, engine, kernels), constants()), f"bandwidth@{generation(gpu)}" in constants()

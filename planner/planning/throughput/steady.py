@@ -214,15 +214,14 @@ def at_rate(
     Found by halves, since the rate served rises with the concurrency until the engine is saturated.
     `requests`: of a short run, whose last request ends a latency after the last has come: fewer are at once on average.
     """
-    most = minimum(minimum(limits.max_num_seqs, maximum(limits.fits, 1.0)), 4096.0)
-    asked = isfinite(request_rate)
-    low, high = where(asked, 1.0, 1.0), where(asked, most, most)
+    low: Numbers = 1.0
+    high = minimum(minimum(limits.max_num_seqs, maximum(limits.fits, 1.0)), 4096.0)
     for _ in range(_HALVINGS):
         between = sqrt(low * high)
         served = steady(work, rates, limits, replace(load, concurrency=between)).requests_per_s
         missed = served * (1.0 / request_rate + between / served / requests) < 1.0
         low, high = where(missed, between, low), where(missed, high, between)
-    return replace(load, concurrency=where(asked, high, load.concurrency))
+    return replace(load, concurrency=where(isfinite(request_rate), high, load.concurrency))
 
 
 _HALVINGS = 9
