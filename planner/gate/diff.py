@@ -1,7 +1,7 @@
 """A remedy as a unified diff of the file's own lines; where they cannot be edited safely, as the flags to change.
 
 A flag that stands in the file is changed where its value stands, be that a variable's line; a new one is written in the
-manner of the words around it.
+manner of the words around it. What is edited so is read again, and shown only where it is then the launch meant.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner.engine.args import EngineArgs, find_flag, flag_of
 from planner.errors import InputError
@@ -22,19 +21,22 @@ from planner.gate.redact import without_secrets
 from planner.gate.remedy import Remedy
 from planner.gate.source import read
 
+if TYPE_CHECKING:
+    from planner.gate.run import Found
+
 
 class _CannotEdit(Exception):
     """The line does not hold what was expected, or holds it several times."""
 
 
-def diff(launch: Launch, remedy: Remedy, path: Path) -> str:
-    """Ends in a newline. path: of the launch's file."""
+def diff(found: Found, remedy: Remedy) -> str:
+    """The remedy as text that ends in a newline."""
     try:
-        text = _edited(launch, remedy, path)
+        text = _edited(found, remedy)
     except (_CannotEdit, InputError):
-        return _flags(launch, remedy)
+        return _flags(found.launch, remedy)
     # A line that holds a secret cannot be shown as it is.
-    return text if text and without_secrets(text) == text else _flags(launch, remedy)
+    return text if text and without_secrets(text) == text else _flags(found.launch, remedy)
 
 
 def _flags(launch: Launch, remedy: Remedy) -> str:
@@ -48,28 +50,37 @@ def _flags(launch: Launch, remedy: Remedy) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _edited(launch: Launch, remedy: Remedy, path: Path) -> str:
+def _edited(found: Found, remedy: Remedy) -> str:
+    launch = found.launch
     texts: dict[str, list[str]] = {}
     ends: dict[str, str] = {}
 
     def lines_of(file: str) -> list[str]:
         if file not in texts:
-            place = path if file == launch.file else _beside(path, launch.file, file)
+            place = found.path if file == launch.file else found.root / file
             texts[file] = read(place, file).text.split("\n")
             ends[file] = _end_of_lines(place.read_bytes())
         return texts[file]
 
-    before = {launch.file: list(lines_of(launch.file))}
-    for word in launch.words:
-        if word.file is not None and word.file not in before:
-            before[word.file] = list(lines_of(word.file))
+    before = {file: list(lines_of(file)) for file in (launch.file, *(word.file for word in launch.words)) if file}
     edit = _Edit(launch, lines_of)
     if remedy.model is not None:
         edit.model(remedy.model)
     # From the last line up: what is added moves only lines below.
     for name, value in sorted(remedy.args.items(), key=lambda item: -edit.line_of(item[0])):
         edit.change(name, value)
-    return "".join(_unified(file, old, texts[file], ends[file]) for file, old in before.items() if texts[file] != old)
+    changed = {file: lines for file, lines in texts.items() if lines != before[file]}
+    if not _is_meant(found.with_texts({file: "\n".join(lines) for file, lines in changed.items()}), launch, remedy):
+        raise _CannotEdit
+    return "".join(
+        _unified(file if file == launch.file else (found.root / file).as_posix(), before[file], lines, ends[file])
+        for file, lines in changed.items()
+    )
+
+
+def _is_meant(now: Launch | None, before: Launch, remedy: Remedy) -> bool:
+    args = {name: value for name, value in {**before.args, **remedy.args}.items() if value is not None}
+    return now is not None and (now.model, now.args) == (remedy.model or before.model, args) and now.problem is None
 
 
 def _end_of_lines(content: bytes) -> str:
@@ -89,12 +100,6 @@ def _unified(file: str, old: Sequence[str], new: Sequence[str], end: str) -> str
 def _ended(lines: Sequence[str], end: str) -> list[str]:
     """As the file has them: the last one without an end, or none where the file ends in one."""
     return [*(f"{line}{end}" for line in lines[:-1]), *(line for line in lines[-1:] if line)]
-
-
-def _beside(path: Path, shown: str, other: str) -> Path:
-    """The path of another file, named from the same folder."""
-    root = Path(str(path)[: -len(shown)]) if str(path).endswith(shown) else path.parent
-    return root / other
 
 
 class _Edit:

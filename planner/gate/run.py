@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from planner.gate.lookups import judged_in_time
 from planner.gate.outcome import Outcome
 from planner.gate.policy import Policy, Rules
 from planner.gate.readers import Reader, reader_of
-from planner.gate.source import Lookup, mentions, read, walk
+from planner.gate.source import Lookup, Source, mentions, read, walk
 from planner.memory.budget import Estimate
 from planner.request import Inputs
 
@@ -43,8 +43,24 @@ class Found:
     """A launch, where it is and which rules it is judged by."""
 
     path: Path
+    root: Path
+    """What the file names may lie in it; where other files that hold words of the launch are named from."""
     launch: Launch
+    number: int
+    """Of the file's launches, from 0."""
     rules: Rules
+
+    def with_texts(self, texts: Mapping[str, str]) -> Launch | None:
+        """The same launch, were its file and those that it names to hold these texts; None where it is gone then."""
+        reader, file = reader_of(self.path), self.launch.file
+        sources = {name: Source(path=self.root / name, file=name, text=text) for name, text in texts.items()}
+        own = replace(sources.pop(file), path=self.path) if file in sources else read(self.path, file)
+        others = {Path(name).name: source for name, source in sources.items()}
+        try:
+            launches = list(reader.read(own, Lookup(root=self.root, within=others))) if reader is not None else []
+        except InputError:
+            return None
+        return launches[self.number] if self.number < len(launches) else None
 
 
 Collected = Found | Outcome
@@ -99,7 +115,7 @@ def _judge(found: Found) -> Outcome:
         from planner.gate.remedy import remedy
 
         known = remedy(launch, inputs, estimate, rules)
-        return diff(launch, known, found.path) if known is not None else None
+        return diff(found, known) if known is not None else None
 
     return judge(found.launch, found.rules, fix)
 
@@ -126,14 +142,13 @@ def _read(path: Path, root: Path, given: Path, rules: Rules) -> Iterable[Collect
     reader: Reader | None = reader_of(path)
     if reader is None or path.name in policies.NAMES:
         return []
-    file = _name(given)
+    file = given.as_posix()
     try:
         launches = list(reader.read(read(path, file), Lookup(root=root)))
     except InputError as error:
         # A file of this kind that has nothing to do with vLLM is none of the gate's business.
         return [unreadable(file, str(error), rules)] if mentions(path, reader.needs) else []
-    return [Found(path=given, launch=launch, rules=rules) for launch in launches]
-
-
-def _name(path: Path) -> str:
-    return path.as_posix()
+    return [
+        Found(path=given, root=root, launch=launch, number=number, rules=rules)
+        for number, launch in enumerate(launches)
+    ]

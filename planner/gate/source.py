@@ -79,7 +79,7 @@ def walk(
     for path in paths:
         if not path.exists():
             raise InputError(f"{printable(path)}: no such file or folder")
-        root = path if path.is_dir() else _root_of(path, here or Path.cwd())
+        root = path if path.is_dir() else _root_of(path, here or Path())
         for found in _below(path, wanted) if path.is_dir() else (path,):
             real = _real(found)
             if real not in seen:
@@ -89,7 +89,7 @@ def walk(
 
 def _root_of(path: Path, here: Path) -> Path:
     """A file named itself may name others below the working folder, where it lies in that."""
-    return here if _real(path).is_relative_to(here) else path.parent
+    return here if _real(path).is_relative_to(_real(here)) else path.parent
 
 
 def _real(path: Path) -> Path:
@@ -113,7 +113,8 @@ class Lookup:
 
     root: Path
     within: Mapping[str, Source] = field(default_factory=dict)
-    """Files that stand in the one that is read, as a ConfigMap holds them, by their names without folders."""
+    """Files that stand in the one that is read, as a ConfigMap holds them, or that are not yet as they are here: by
+    their names without folders."""
 
     def read(self, source: Source, name: str) -> Source | None:
         """The file that `source` calls `name`, relative to itself, then to the root; None where there is none.

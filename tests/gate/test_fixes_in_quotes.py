@@ -219,3 +219,35 @@ def test_nothing_is_written_behind_the_value_of_a_key_of_a_chart(extra, tmp_path
     assert fix is not None
     assert ("+        extraArgs: ['--seed', '1', '--kv-cache-dtype', 'fp8']\n" in fix) == bool(extra)
     assert ("set --kv-cache-dtype fp8" in fix) == (not extra)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.sh", 'vllm serve Qwen/Qwen3-8B --download-dir "$SCRATCH/models\n'),  # a quote that nothing closes
+        (
+            "azure.yml",
+            "variables: {model: Qwen/Qwen3-8B, length: 40960}\n"
+            "jobs:\n- steps:\n  - bash: vllm serve $(model) --max-model-len $(length)\n",
+        ),
+    ],
+)
+def test_an_edit_that_does_not_mend_is_told_as_flags(name, text, tmp_path, monkeypatch):
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    outcome = _gate(Path())
+    assert (outcome.verdict, outcome.fix) == ("fail", "set --kv-cache-dtype fp8\n")
+
+
+@pytest.mark.parametrize("given", ["", "deploy", "deploy/serve.sh"])
+def test_a_config_file_that_a_command_names_is_edited_wherever_the_gate_is_pointed_at(given, tmp_path, monkeypatch):
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "serve.sh").write_text("#!/bin/sh\nvllm serve --config conf.yaml\n")
+    (tmp_path / "deploy" / "conf.yaml").write_text("model: Qwen/Qwen3-8B\nmax-model-len: 99999\n")
+    monkeypatch.chdir(tmp_path)
+    outcomes = gate([Path(given)], Options(offline=True, gpu="L4", vllm_version="0.11.0"))
+    (fix,) = {outcome.fix for outcome in outcomes}
+    assert fix is not None
+    subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=fix, text=True, check=True, timeout=60)
+    after = gate([Path(given)], Options(offline=True, gpu="L4", vllm_version="0.11.0"))
+    assert {outcome.verdict for outcome in after} <= {"pass", "warn"}

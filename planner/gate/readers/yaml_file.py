@@ -29,7 +29,7 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
         return _of_template(source)
     if template is not None and (source.path.parent.parent / "Chart.yaml").is_file():
         return _of_template(source)
-    within = replace(lookup, within=_config_maps(documents, source))
+    within = replace(lookup, within={**lookup.within, **_config_maps(documents, source)})
     place = Place(source=source, lookup=within, documents=documents)
     return [launch for document in documents for launch in _launches(document, place)]
 
