@@ -9,11 +9,11 @@ from typing import Any
 from app.solve import remembered, solve
 from app.state import State
 from planner.hardware.catalogue import find_gpu
-from planner.planning.change import request_of
+from planner.planning.cards import tensor_parallel_sizes
+from planner.planning.change import Change, request_of
 from planner.planning.curve import default_lengths
-from planner.planning.rungs import tensor_parallel_sizes
 from planner.planning.sweep import Grid, request_of_row, sweep
-from planner.planning.variants import Variant, quantized_variants
+from planner.planning.variants import quantized_variants
 
 KV_DTYPES = ("auto", "fp8")
 MOST_CARDS = 8
@@ -106,7 +106,7 @@ def _cards(state: State) -> Heat:
 _GRIDS = {"context": _context, "quantization": _quantization, "cards": _cards}
 
 
-def _label(variant: Variant) -> tuple[str | None, str]:
+def _label(variant: Change) -> tuple[str | None, str]:
     """(what sweep calls it, a short name)"""
     if variant.what_if_quantization is not None:
         return f"what-if:{variant.what_if_quantization}", f"{variant.what_if_quantization} (to be made)"

@@ -13,9 +13,10 @@ from app.state import State
 from planner.errors import InputError
 from planner.planning import throughput
 from planner.planning.alternatives import Option, alternatives
+from planner.planning.cards import cards_of
 from planner.planning.curve import Point, curve
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan, cards_of
+from planner.planning.ladder import Plan
 from planner.planning.recommend import Recommendation, rank, recommend, worth_trying
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import load_of, speed_of
@@ -60,7 +61,7 @@ class Solved:
     def serve_now(self) -> str:
         """The line of the inputs as they are."""
         base = self.base
-        return base.args.serve_command(base.source if isinstance(base.source, str) else base.model.name)
+        return base.serve_command
 
 
 def remembered(size: int) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:

@@ -49,7 +49,8 @@ def _change(app: Any, key: str, value: Any) -> Times:
 
 def _plans() -> list[dict[str, Any]]:
     import hf_configs
-    from planner.planning.ladder import Goal, fit
+    from planner.planning.goal import Goal
+    from planner.planning.ladder import fit
     from planner.request import prepare
 
     names = [name for name in hf_configs.names() if name.startswith(("Qwen/", "meta-llama/"))][:REPORTS]

@@ -95,7 +95,7 @@ class Inputs:
     model: Model
     gpu: Gpu
     gpu_request: Mapping[str, Any]
-    """The request's own words for the card: gpu, gpu_memory_gib, compute_capability."""
+    """The request's own words for the card: those of its keys that are in _GPU_KEYS."""
     args: EngineArgs
     quantization: Quantization | None
     version: VllmVersion = NEWEST
@@ -114,6 +114,16 @@ class Inputs:
     """vLLM would not take the quantization, whatever the card."""
     ask_vllm: bool = False
     """No family describes the architecture: an installed vLLM's own classes are asked instead."""
+
+    @property
+    def model_source(self) -> str:
+        """What to pass to `vllm serve`; MODEL for a model known only by its numbers."""
+        return self.source if isinstance(self.source, str) else "MODEL"
+
+    @property
+    def serve_command(self) -> str:
+        """The `vllm serve` line of this launch."""
+        return self.args.serve_command(self.model_source)
 
     def estimate(self, args: EngineArgs | None = None) -> Estimate:
         """The estimate for these inputs, or for them with other engine arguments."""

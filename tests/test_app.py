@@ -13,7 +13,7 @@ from app.solve import solve
 from app.state import State
 from planner.engine.version import NEWEST
 from planner.errors import InputError
-from planner.planning.ladder import request_of
+from planner.planning.change import request_of
 from planner.request import answer
 from tests.app_page import checked, opened, query_of, said
 

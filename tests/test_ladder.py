@@ -21,8 +21,9 @@ from planner.engine.args import parse_flags
 from planner.errors import InputError
 from planner.hardware.catalogue import find_gpu
 from planner.planning.alternatives import alternatives
-from planner.planning.change import Change
-from planner.planning.ladder import Goal, Plan, fit, request_of
+from planner.planning.change import request_of
+from planner.planning.goal import Goal
+from planner.planning.ladder import Plan, fit
 from planner.planning.recommend import read_prices, recommend
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import speed_of
@@ -273,6 +274,14 @@ def test_no_alternative_is_beaten_by_another():
     assert len(most) == 2
 
 
+def test_alternatives_count_the_cards_of_every_pipeline_stage():
+    inputs = prepare({"model": LLAMA_8B, "gpu": "H100", "max_model_len": 8192, "pipeline_parallel_size": 2})
+    found = alternatives(inputs, Goal(gpus=4))
+    assert {one.gpus for one in found} == {2, 4}
+    for one in found:
+        assert one.gpus == one.engines * 2 * one.inputs.args.get("tensor_parallel_size", 1)
+
+
 def test_alternatives_say_which_meet_the_limits_on_speed():
     inputs = prepare({"model": LLAMA_8B, "gpu": "L40S", "max_model_len": 6144})
     found = alternatives(inputs, Goal(gpus=2, concurrency=40, input_len=3500, output_len=500, tpot_ms=40))
@@ -414,10 +423,7 @@ def test_a_no_means_that_no_combination_of_changes_would_do(
     goal = Goal(gpus=gpus, concurrency=concurrency)
     assume(args.get("tensor_parallel_size", 1) * args.get("pipeline_parallel_size", 1) <= gpus)
     variant = chance.choice([None, *quantized_variants(inputs)])
-    changed = inputs
-    if variant is not None:
-        made, what_if = variant.model, variant.what_if_quantization
-        changed = Change(summary="", args=variant.args, model=made, what_if_quantization=what_if).apply(inputs)
+    changed = inputs if variant is None else variant.apply(inputs)
     changed = replace(changed, args=changed.args.with_(**args))
     if goal.met(changed.estimate()):
         plan = fit(inputs, goal)
@@ -435,7 +441,7 @@ def test_what_did_not_help_is_tried_again():
         ("kv-cache-dtype fp8", "taken"),
         ("quantization", "softened"),
     ]
-    assert plan.model_source == "Qwen/Qwen3-32B-AWQ"  # one that is there, rather than one to be made
+    assert plan.inputs.model_source == "Qwen/Qwen3-32B-AWQ"  # one that is there, rather than one to be made
 
 
 def test_stages_where_ranks_would_hold_the_same_kv_cache():

@@ -23,7 +23,8 @@ from pypdf import PdfReader
 from planner.cli import main
 from planner.errors import InputError
 from planner.planning.alternatives import alternatives
-from planner.planning.ladder import Goal, fit
+from planner.planning.goal import Goal
+from planner.planning.ladder import fit
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.suggestions import suggestions
 from planner.request import prepare

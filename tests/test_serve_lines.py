@@ -72,7 +72,7 @@ def test_vllm_reads_every_form_as_it_was_meant(form: str, h100: VllmProcess, tmp
             continue
         answer = h100.ask(question(plan.inputs, READERS[form](launch, tmp_path)), timeout_s=300)
         assert "error" not in answer, (form, answer["error"])
-        assert answer["model"] == plan.model_source
+        assert answer["model"] == plan.inputs.model_source
         meant = dict(plan.inputs.args)
         assert {name: _unfilled(answer["args"][name], meant[name]) for name in meant} == meant
         read += 1

@@ -18,7 +18,8 @@ from typing import Any
 
 import hf_configs
 from planner.errors import InputError
-from planner.planning.ladder import Goal, Plan, fit
+from planner.planning.goal import Goal
+from planner.planning.ladder import Plan, fit
 from planner.planning.speed_goal import met
 from planner.request import prepare
 

@@ -52,7 +52,7 @@ def verdicts(plans: Iterable[Plan], vllm: VllmProcess) -> Iterator[Verdict]:
 
 
 def verdict(plan: Plan, vllm: VllmProcess) -> Verdict:
-    words = [plan.model_source, *plan.inputs.args.to_flags()]
+    words = [plan.inputs.model_source, *plan.inputs.args.to_flags()]
     answer = vllm.ask(question(plan.inputs, {"serve": words}), timeout_s=300)
     error = answer.get("error")
     if error is not None:
@@ -76,7 +76,7 @@ def question(inputs: Inputs, launch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(plan: Plan, answer: Mapping[str, Any]) -> Iterator[str]:
     """Where vLLM read or resolved something else than the plan says."""
-    if answer["model"] != plan.model_source:
+    if answer["model"] != plan.inputs.model_source:
         yield f"model: read as {answer['model']}"
     for name, meant in plan.inputs.args.items():
         if answer["args"][name] != meant:

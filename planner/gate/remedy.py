@@ -17,10 +17,11 @@ from planner.gate.launch import Launch
 from planner.gate.limits import goal_of, too_few_gpus
 from planner.gate.policy import Rules
 from planner.memory.budget import Estimate
+from planner.planning.cards import cards_of, tensor_parallel_sizes
 from planner.planning.change import Change
 from planner.planning.goal import Goal
-from planner.planning.ladder import cards_of, fit
-from planner.planning.rungs import RUNGS, tensor_parallel_sizes
+from planner.planning.ladder import fit
+from planner.planning.rungs import RUNGS
 from planner.request import Inputs
 
 

@@ -17,7 +17,8 @@ from planner.errors import InputError
 from planner.logs.failures import Diagnosis
 from planner.logs.reader import Facts
 from planner.memory.budget import Estimate
-from planner.planning.ladder import Goal, with_args
+from planner.planning.change import with_args
+from planner.planning.goal import Goal
 from planner.planning.ladder import fit as climb
 from planner.request import Inputs
 from planner.units import GIB, ceil_div
@@ -272,7 +273,7 @@ def _ladder(case: Case) -> Remedy | None:
     changed = {name: value for name, value in plan.inputs.args.items() if case.args.get(name) != value}
     what = "; ".join(change.summary for change in plan.changes)
     remedy = _remedy(changed, f"several changes together: {what}", plan.estimate)
-    model = plan.model_source if plan.model_source != case.inputs.source else ""
+    model = plan.inputs.model_source if plan.inputs.source != case.inputs.source else ""
     return Remedy(
         flags=remedy.flags,
         command=f"{model} {remedy.command}".strip(),

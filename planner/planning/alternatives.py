@@ -3,16 +3,16 @@ speed at once."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from planner.memory.budget import Estimate
+from planner.planning.cards import cards_of, tensor_parallel_sizes, with_tensor_parallel
 from planner.planning.change import Change
-from planner.planning.goal import Goal
-from planner.planning.rungs import tensor_parallel_sizes
+from planner.planning.goal import Goal, finite
+from planner.planning.rungs import KV_FP8
 from planner.planning.speed_goal import missing, speed_of
 from planner.planning.variants import quantized_variants
 from planner.request import Inputs
@@ -30,8 +30,6 @@ class Option:
     inputs: Inputs
     estimate: Estimate
     changes: tuple[Change, ...]
-    concurrency: float
-    """Requests of the goal's length at once, over all engines."""
 
     @property
     def gpus(self) -> int:
@@ -42,6 +40,11 @@ class Option:
     def engines(self) -> int:
         """Equal engines behind a balancer."""
         return self.goal.engines
+
+    @cached_property
+    def concurrency(self) -> float:
+        """Requests of the goal's length at once, over all engines."""
+        return self.goal.held(self.estimate) * self.engines if self.estimate.fits else 0.0
 
     @cached_property
     def speed(self) -> Throughput | None:
@@ -60,7 +63,7 @@ class Option:
 
     @property
     def cost(self) -> int:
-        """The largest cost in quality of its changes: 0 none, 3 noticeable."""
+        """What the dearest of its changes costs (Change.cost)."""
         return max((change.cost for change in self.changes), default=0)
 
     @property
@@ -75,16 +78,14 @@ class Option:
 
     def to_dict(self) -> dict[str, Any]:
         """As an entry of the JSON answer's `alternatives`."""
-        args, source = self.inputs.args, self.inputs.source
-        name = source if isinstance(source, str) else self.inputs.model.name
         return {
             "gpus": self.gpus,
             "engines": self.engines,
-            "tensor_parallel_size": args.get("tensor_parallel_size", 1),
+            "tensor_parallel_size": self.inputs.args.get("tensor_parallel_size", 1),
             "summary": self.summary,
             "quality_cost": self.quality_cost,
-            "concurrency": round(self.concurrency, 2) if math.isfinite(self.concurrency) else None,
-            "serve": args.serve_command(name),
+            "concurrency": finite(self.concurrency),
+            "serve": self.inputs.serve_command,
             "what_if_quantization": self.inputs.what_if_quantization,
             "speed": self.speed.to_dict() if self.speed is not None else None,
             "meets_goal": self.meets_goal,
@@ -122,59 +123,25 @@ def _beats(other: Option, option: Option) -> bool:
 
 
 def _all(inputs: Inputs, goal: Goal) -> Iterator[Option]:
-    for variant in _variants(inputs):
-        start = _applied(inputs, variant)
-        for kv in _kv(inputs):
-            made = _applied(start, kv)
-            changes = (*variant, *kv)
-            for gpus, tensor in _splits(inputs, goal):
-                sized = replace(made, args=made.args.with_(tensor_parallel_size=tensor)) if tensor > 1 else made
-                estimate = sized.estimate()
-                engines = gpus // tensor
-                held = goal.held(estimate) * engines if estimate.fits else 0.0
+    for quantized in (None, *quantized_variants(inputs)):
+        start = inputs if quantized is None else quantized.apply(inputs)
+        for kv in (None,) if "kv_cache_dtype" in inputs.args else (None, KV_FP8):
+            made = start if kv is None else kv.apply(start)
+            for gpus, sized in _splits(made, goal):
                 yield Option(
-                    goal=replace(goal, gpus=gpus, engines=engines),
+                    goal=replace(goal, gpus=gpus, engines=gpus // cards_of(sized)),
                     inputs=sized,
-                    estimate=estimate,
-                    changes=changes,
-                    concurrency=held,
+                    estimate=sized.estimate(),
+                    changes=tuple(change for change in (quantized, kv) if change is not None),
                 )
 
 
-def _variants(inputs: Inputs) -> Iterator[tuple[Change, ...]]:
-    yield ()
-    if "quantization" in inputs.args:
-        return
-    for variant in quantized_variants(inputs):
-        yield (
-            Change(
-                summary=variant.summary,
-                args=variant.args,
-                model=variant.model,
-                what_if_quantization=variant.what_if_quantization,
-                quality_cost=variant.quality_cost,
-                cost=variant.cost,
-            ),
-        )
-
-
-def _kv(inputs: Inputs) -> Iterator[tuple[Change, ...]]:
-    yield ()
-    if "kv_cache_dtype" not in inputs.args:
-        fp8 = {"kv_cache_dtype": "fp8"}
-        yield (Change(summary="KV cache in fp8", args=fp8, quality_cost="very small: KV cache in fp8", cost=1),)
-
-
-def _splits(inputs: Inputs, goal: Goal) -> Iterator[tuple[int, int]]:
-    """(cards, tensor parallel size) of equal engines."""
+def _splits(inputs: Inputs, goal: Goal) -> Iterator[tuple[int, Inputs]]:
+    """(cards, the launch of one of equal engines on them): other parallel sizes than the tensor's stay as given."""
     pinned = inputs.args.get("tensor_parallel_size")
-    for gpus in dict.fromkeys((1, 2, 4, 8, goal.gpus)):
+    for gpus in sorted({1, 2, 4, 8, goal.gpus}):
         if gpus <= goal.gpus:
-            sizes = [pinned] if pinned else tensor_parallel_sizes(gpus, goal.gpus_per_node)
-            yield from ((gpus, size) for size in sizes if gpus % size == 0)
-
-
-def _applied(inputs: Inputs, changes: tuple[Change, ...]) -> Inputs:
-    for change in changes:
-        inputs = change.apply(inputs)
-    return inputs
+            for size in [pinned] if pinned else tensor_parallel_sizes(gpus, goal.gpus_per_node):
+                sized = with_tensor_parallel(inputs, size, goal.gpus_per_node)
+                if gpus % cards_of(sized) == 0:
+                    yield gpus, sized

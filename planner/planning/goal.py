@@ -80,10 +80,11 @@ class Goal:
                 message=f"a request of {length:,} tokens is longer than max_model_len ({kv.max_model_len:,})",
                 flag="--max-model-len",
             )
-        if engine.max_num_seqs * engine.data_parallel_size < self.per_engine:
+        running = engine.max_num_seqs * engine.data_parallel_size
+        if running < self.per_engine:
             return Reason(
                 code="max_num_seqs",
-                message=f"the engine runs at most {engine.max_num_seqs} requests at once (max_num_seqs), "
+                message=f"the engine runs at most {running} requests at once (max_num_seqs), "
                 f"{self.per_engine:g} are wanted",
                 flag="--max-num-seqs",
             )
@@ -148,6 +149,11 @@ class Goal:
         }
 
 
+def finite(requests: float) -> float | None:
+    """Requests at once as JSON has them; None: any number."""
+    return round(requests, 2) if math.isfinite(requests) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """An estimate in the few numbers a rung is judged by."""
@@ -160,16 +166,17 @@ class Snapshot:
     """Requests of the goal's length at once."""
 
     @classmethod
-    def of(cls, estimate: Estimate, goal: Goal | None = None) -> Snapshot:
-        """The figures of an estimate; `held` is what the goal counts, 0 without one."""
+    def of(cls, estimate: Estimate, goal: Goal) -> Snapshot:
+        """The figures of an estimate; zeros where it does not fit or caches nothing."""
         kv = estimate.kv_cache
-        fits = kv is not None and estimate.fits
-        held = goal.held(estimate) if goal is not None and fits else 0.0
+        if not estimate.fits:
+            kv = None
+        held = goal.held(estimate) if kv is not None else 0.0
         return cls(
             status=estimate.status,
             available_kv_bytes=min((rank.available_kv_bytes for rank in estimate.ranks), default=None),
-            tokens=kv.tokens if kv is not None and fits else 0,
-            max_concurrency=kv.max_concurrency if kv is not None and fits else 0.0,
+            tokens=kv.tokens if kv is not None else 0,
+            max_concurrency=kv.max_concurrency if kv is not None else 0.0,
             held=held if math.isfinite(held) else 0.0,
         )
 

@@ -8,7 +8,6 @@ place where that is enough.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,29 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from planner.errors import Reason
 from planner.memory.budget import Estimate
-from planner.planning.change import Change, request_of, with_args
-from planner.planning.goal import GPUS_PER_NODE, Goal, Snapshot
-from planner.planning.rungs import RUNGS, Rung, ordered, over_nodes, tensor_parallel_sizes
+from planner.planning.cards import cards_of, tensor_parallel_sizes, with_tensor_parallel
+from planner.planning.change import Change, request_of
+from planner.planning.goal import Goal, Snapshot, finite
+from planner.planning.rungs import Rung, ordered
 from planner.planning.speed_goal import excess, missing, shortfall, speed_of
 from planner.request import Inputs
 from planner.units import ceil_div, gib
 
 if TYPE_CHECKING:
     from planner.planning.throughput import Throughput
-
-__all__ = [
-    "GPUS_PER_NODE",
-    "RUNGS",
-    "Change",
-    "Goal",
-    "Plan",
-    "Rung",
-    "Snapshot",
-    "Step",
-    "fit",
-    "request_of",
-    "with_args",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +93,12 @@ class Plan:
         return max((change.cost for change in self.changes), default=0)
 
     @property
-    def model_source(self) -> str:
-        """What to pass to `vllm serve`."""
-        source = self.inputs.source
-        return source if isinstance(source, str) else "MODEL"
-
-    @property
     def serve_command(self) -> str:
         """The `vllm serve` line of one engine."""
-        return self.inputs.args.serve_command(self.model_source)
+        return self.inputs.serve_command
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan's file: what `fit -o plan.json` writes and `load_plan` reads."""
+        """The plan's file: what `fit -o plan.json` writes and outputs.read_plan reads."""
         return {
             "plan": 1,
             "met": self.met,
@@ -136,7 +116,6 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """The plan as one of several: how it uses the cards, and what that reaches."""
-        held = self.goal.held(self.estimate) * self.engines if self.met else 0.0
         args = self.inputs.args
         return {
             "engines": self.engines,
@@ -144,10 +123,15 @@ class Plan:
             "data_parallel_size": args.get("data_parallel_size", 1),
             "met": self.met,
             "quality_cost": self.cost,
-            "concurrency": round(held, 2) if math.isfinite(held) else None,
+            "concurrency": finite(self.concurrency),
             "output_tokens_per_s": round(self.output_tokens_per_s, 1) if self.speed is not None else None,
             "serve": self.serve_command if self.met else None,
         }
+
+    @property
+    def concurrency(self) -> float:
+        """Requests of the goal's length at once, over all engines; 0 without a plan."""
+        return self.goal.held(self.estimate) * self.engines if self.met else 0.0
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -176,28 +160,16 @@ def fit(
     return climb.plan()
 
 
-def cards_of(inputs: Inputs) -> int:
-    """Cards that the flags given ask for."""
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-    return math.prod(inputs.args.get(name, 1) for name in sizes)
-
-
 def _use_the_cards(inputs: Inputs, goal: Goal) -> Inputs:
     """The cards given are there to be used: the largest legal tensor parallel size, where none is asked for."""
-    sized = _largest_tp(inputs, goal)
-    nodes = ceil_div(cards_of(sized), goal.gpus_per_node)
-    return replace(sized, args=sized.args.with_(**over_nodes(nodes, sized)))
-
-
-def _largest_tp(inputs: Inputs, goal: Goal) -> Inputs:
-    others = inputs.args.get("pipeline_parallel_size", 1) * inputs.args.get("data_parallel_size", 1)
-    if "tensor_parallel_size" in inputs.args:
-        return inputs
-    for size in tensor_parallel_sizes(goal.gpus_per_engine // others, goal.gpus_per_node):
-        candidate = replace(inputs, args=inputs.args.with_(tensor_parallel_size=size)) if size > 1 else inputs
-        if size == 1 or candidate.estimate().status != "refused":
+    given = inputs.args.get("tensor_parallel_size")
+    room = goal.gpus_per_engine // cards_of(inputs)
+    *larger, least = [given] if given else tensor_parallel_sizes(room, goal.gpus_per_node)
+    for size in larger:
+        candidate = with_tensor_parallel(inputs, size, goal.gpus_per_node)
+        if candidate.estimate().status != "refused":
             return candidate
-    return inputs
+    return with_tensor_parallel(inputs, least, goal.gpus_per_node)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from planner.errors import InputError
 from planner.hardware.catalogue import Gpu, all_gpus, find_gpu
-from planner.planning.goal import Goal
+from planner.planning.goal import Goal, finite
 from planner.planning.ladder import Plan
 from planner.planning.replicas import fit_with_replicas, split_words
 from planner.request import Inputs
@@ -52,7 +52,6 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """As an entry of the JSON answer; the price per hour in the currency of --prices."""
-        held = self.plan.goal.held(self.plan.estimate) * self.plan.engines
         million = self.price_per_million
         return {
             "gpu": self.gpu.name,
@@ -60,7 +59,7 @@ class Recommendation:
             "split": split_words(self.plan),
             "changes": [change.summary for change in self.plan.changes],
             "quality_cost": self.plan.cost,
-            "concurrency": round(held, 2) if math.isfinite(held) else None,
+            "concurrency": finite(self.plan.concurrency),
             "output_tokens_per_s": round(self.plan.output_tokens_per_s, 1) if self.plan.speed is not None else None,
             "price_per_hour": self.price_per_hour,
             "price_per_million_output_tokens": None if million is None else round(million, 4),

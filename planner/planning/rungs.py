@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 from planner.errors import InputError
 from planner.memory.budget import Estimate
+from planner.planning.cards import over_nodes, tensor_parallel_sizes
 from planner.planning.change import Change
-from planner.planning.goal import GPUS_PER_NODE, Goal
+from planner.planning.goal import Goal
 from planner.planning.variants import quantized_variants
 from planner.request import Inputs
 from planner.text import did_you_mean, nearest, printable
 from planner.units import GIB, ceil_div
 
+KV_FP8 = Change(
+    summary="KV cache in fp8: half the bytes for each token",
+    args={"kv_cache_dtype": "fp8"},
+    quality_cost="very small: keys and values in 8 bits, usually without calibrated scales",
+    cost=1,
+)
 Enough = Callable[[Change], bool]
 """Whether the goal is met with a change made, for rungs that search for the least of it that is enough."""
 
@@ -55,21 +62,6 @@ def rung_of(name: str) -> Rung:
     raise InputError(f"unknown rung {printable(name)}{hint}")
 
 
-def tensor_parallel_sizes(gpus: int, per_node: int = GPUS_PER_NODE) -> list[int]:
-    """Tensor parallel sizes worth trying on so many cards, largest first: within one node."""
-    most = min(gpus, per_node)
-    return sorted({size for size in range(1, most + 1) if gpus % size == 0 or size in (2, 4, 8)}, reverse=True)
-
-
-def over_nodes(nodes: int, inputs: Inputs) -> dict[str, str]:
-    """The arguments by which one engine reaches cards of other nodes: Ray places its workers there."""
-    if nodes == 1:
-        return {}
-    ranks = {"data_parallel_backend": "ray"} if inputs.args.get("data_parallel_size", 1) > 1 else {}
-    wanted = {"distributed_executor_backend": "ray", **ranks}
-    return {name: value for name, value in wanted.items() if name not in inputs.args}
-
-
 def _more_sequences(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
     if now.engine is None or now.kv_cache is None:
         return
@@ -83,24 +75,11 @@ def _more_sequences(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -
 
 
 def _kv_fp8(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
-    yield Change(
-        summary="KV cache in fp8: half the bytes for each token",
-        args={"kv_cache_dtype": "fp8"},
-        quality_cost="very small: keys and values in 8 bits, usually without calibrated scales",
-        cost=1,
-    )
+    yield KV_FP8
 
 
 def _quantize(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:
-    for variant in quantized_variants(inputs, refused=now.status == "refused"):
-        yield Change(
-            summary=variant.summary,
-            args=variant.args,
-            model=variant.model,
-            what_if_quantization=variant.what_if_quantization,
-            quality_cost=variant.quality_cost,
-            cost=variant.cost,
-        )
+    return quantized_variants(inputs, refused=now.status == "refused")
 
 
 def _larger_tp(inputs: Inputs, goal: Goal, now: Estimate, enough: Enough) -> Iterator[Change]:

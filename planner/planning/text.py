@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from planner.planning.cards import cards_of
 from planner.planning.goal import Goal, Snapshot
-from planner.planning.ladder import Plan, Step, cards_of
+from planner.planning.ladder import Plan, Step
 from planner.planning.replicas import split_words
 from planner.planning.speed_goal import limits
 from planner.planning.suggestions import WORTH_NAMING, Suggestion
@@ -123,8 +124,11 @@ def splits_text(plan: Plan) -> list[str]:
     lines = ["", "Ways to use these cards"]
     for split in plan.splits:
         chosen = "→" if split.engines == plan.engines and split.inputs == plan.inputs else " "
-        held = split.goal.held(split.estimate) * split.engines if split.met else 0.0
-        words = f"holds {_count(held)} at once, quality cost {COSTS[split.cost]}" if split.met else _why_not(split)
+        words = (
+            f"holds {_count(split.concurrency)} at once, quality cost {COSTS[split.cost]}"
+            if split.met
+            else _why_not(split)
+        )
         if split.speed is not None:
             words += f", {split.output_tokens_per_s:,.0f} output tokens/s predicted"
         lines.append(f"  {chosen} {split_words(split):32} {words}")
@@ -200,7 +204,7 @@ def _recommendation(one: Recommendation) -> tuple[str, ...]:
         "" if one.price_per_million is None else f"{one.price_per_million:,.2f}",
         f"{one.gpus} x {one.gpu.name}",
         split_words(plan),
-        _count(plan.goal.held(plan.estimate) * plan.engines),
+        _count(plan.concurrency),
         f"{plan.output_tokens_per_s:,.0f}" if plan.speed is not None else "",
         COSTS[plan.cost],
         " ".join(printable(change.label) for change in plan.changes) or "none",

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import hf_configs
 from planner.memory.quantization.recipes import recipe_for
+from planner.planning.change import Change
 from planner.request import Inputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way to get fewer bytes for each weight."""
-
-    summary: str
-    quality_cost: str
-    cost: int
-    args: Mapping[str, Any] = field(default_factory=dict)
-    model: str | None = None
-    what_if_quantization: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +52,7 @@ _FORMATS = (
 """From the smallest quality cost to the largest."""
 
 _ONLINE = (
-    Variant(
+    Change(
         summary="--quantization fp8: weights in 8 bits, made while loading",
         quality_cost="very small: weights in fp8",
         cost=1,
@@ -72,7 +60,7 @@ _ONLINE = (
     ),
 )
 _ONLINE_ROCM = (
-    Variant(
+    Change(
         summary="--quantization fp8_per_block: weights in 8 bits, made while loading",
         quality_cost="very small: weights in fp8",
         cost=1,
@@ -81,7 +69,7 @@ _ONLINE_ROCM = (
 )
 """AMD's cards without fp8 have a kernel for blocks only."""
 _ONLINE_EXPERTS = (
-    Variant(
+    Change(
         summary="--quantization experts_int8: experts in 8-bit integers, made while loading",
         quality_cost="very small: experts in int8",
         cost=1,
@@ -90,7 +78,7 @@ _ONLINE_EXPERTS = (
 )
 
 
-def quantized_variants(inputs: Inputs, *, refused: bool = False) -> Iterator[Variant]:
+def quantized_variants(inputs: Inputs, *, refused: bool = False) -> Iterator[Change]:
     """From the smallest quality cost to the largest; legality is for the estimate to say.
 
     Of a checkpoint that is quantized already: its smaller forms, and where it is refused, all its other forms.
@@ -112,11 +100,11 @@ def quantized_variants(inputs: Inputs, *, refused: bool = False) -> Iterator[Var
         yield from _known(known, inputs.gpu.capability, below=16 if refused else bits - 1)
 
 
-def _known(known: Mapping[str, str], capability: int | None, *, below: float) -> Iterator[Variant]:
+def _known(known: Mapping[str, str], capability: int | None, *, below: float) -> Iterator[Change]:
     """Of the same cost, first what the card computes in."""
     for form in sorted(_FORMATS, key=lambda form: (form.cost, (capability or 0) < form.least_capability)):
         if form.name in known and form.bits < below:
-            yield Variant(
+            yield Change(
                 summary=f"the {form.name} checkpoint {known[form.name]}",
                 quality_cost=form.quality_cost,
                 cost=form.cost,
@@ -124,11 +112,11 @@ def _known(known: Mapping[str, str], capability: int | None, *, below: float) ->
             )
 
 
-def _to_be_made(known: Mapping[str, str], capability: int | None) -> Iterator[Variant]:
+def _to_be_made(known: Mapping[str, str], capability: int | None) -> Iterator[Change]:
     for form in _FORMATS:
         if form.make is not None and form.name not in known and (capability or 0) >= form.least_capability:
             article = "an" if form.name[0] in "AN" else "a"
-            yield Variant(
+            yield Change(
                 summary=f"{article} {form.name} checkpoint, which must be made first (the catalogue has none)",
                 quality_cost=form.quality_cost,
                 cost=max(form.cost, recipe_for(form.make).facts.quality),
