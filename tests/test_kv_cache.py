@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from planner.engine.version import NEWEST as NEWEST_VERSION
 from planner.engine.version import parse_version
 from planner.errors import Refusal
-from planner.memory.kv_cache import concurrency_curve
 from planner.memory.kv_cache.dtypes import KV_DTYPES, checkpoint_kv_dtype, kv_dtype
 from planner.memory.kv_cache.groups import group_size, least_padding
 from planner.memory.kv_cache.layout import indexer_bytes
@@ -19,7 +18,7 @@ from planner.model.attention import KVAttention
 from planner.planning.curve import curve, longest_for
 from planner.request import answer, prepare
 from planner.units import GIB
-from tests.kv_case import CPU, LLAMA_8B, card, engine, full, layout, model, of_states, plan, window
+from tests.kv_case import CPU, LLAMA_8B, card, full, layout, of_states, plan, window
 
 VERSIONS = ("0.6.6", "0.8.5", "0.9.2", "0.10.2", "0.11.2", "0.12.0", "0.14.0", "0.19.0", "0.24.0", "0.28.0", "0.33.0")
 
@@ -139,11 +138,6 @@ def test_multi_token_predictor_adds_a_layer_and_states() -> None:
         speculative_config=speculative,
     )
     assert (made.tokens, f"{made.max_concurrency:.2f}", made.block_size) == (1394129, "5.32", 1600)
-
-
-def test_draft_of_unknown_config_is_said() -> None:
-    made = plan(LLAMA_8B, speculative_config={"method": "eagle3", "model": "x/y", "num_speculative_tokens": 3})
-    assert "eagle3" in made.notes[0]
 
 
 # --- versions ------------------------------------------------------------------------------------------------------
@@ -282,13 +276,10 @@ def test_before_it_could_vllm_refuses_blocks_of_several_sizes(states: tuple[KVAt
 # --- curve and inverse ---------------------------------------------------------------------------------------------
 
 
-def test_curve() -> None:
-    gpu = card()
-    resolved = engine(LLAMA_8B, gpu)
-    points = concurrency_curve(model(LLAMA_8B), resolved, gpu, [20 * GIB], [1024, 8192, 131072, 262144])
-    assert [length for length, _, _ in points] == [1024, 8192, 131072, 262144]
-    assert points[0][2] == 160.0
-    assert points[3][2] == 0.0  # does not fit
+def test_shorter_requests_are_more() -> None:
+    planned = plan(LLAMA_8B, 20)
+    assert [planned.concurrency_at(length) for length in (1024, 131072, 262144)] == [160.0, 1.25, 0.625]
+    assert planned.concurrency_at(1024, spare_bytes=10 * GIB) == 80.0
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,10 @@ from planner.memory.quantization import (
     Quantization,
     known_methods,
     quantization,
-    what_if,
 )
 from planner.memory.quantization.kernels import PackedShape, marlin_padded, packed_kernel
 from planner.memory.quantization.names import NameList, shard_names, skipped
-from planner.memory.quantization.recipes import RECIPES
+from planner.memory.quantization.recipes import RECIPES, what_if
 from planner.memory.quantization.schemes import Fp8, Packed
 from planner.model.architecture import Model
 from planner.model.config import Config

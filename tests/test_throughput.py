@@ -149,6 +149,16 @@ def test_requests_beyond_the_kv_cache_queue():
     assert "--max-num-seqs lets 4" in few.bound_by
 
 
+def test_a_drafts_layers_take_room_from_requests():
+    alone = {"model": "Qwen/Qwen3-32B", "gpu": "H200", "max_model_len": 8192}
+    draft = {"method": "draft_model", "model": "Qwen/Qwen3-4B", "num_speculative_tokens": 3}
+    for request in (alone, {**alone, "speculative_config": draft}):
+        found = _predicted({**request, "max_num_seqs": 1024}, concurrency=1024, input_len=1000, output_len=400)
+        estimate = prepare(request).estimate()
+        assert estimate.kv_cache is not None
+        assert found.point.running == pytest.approx(estimate.kv_cache.concurrency_at(1200), rel=0.01)
+
+
 def test_a_prefix_that_is_cached_saves_its_prefill():
     cold = _predicted(LLAMA, concurrency=8, input_len=8000, output_len=100)
     warm = _predicted(LLAMA, concurrency=8, input_len=8000, output_len=100, prefix_hit_rate=0.9)

@@ -257,7 +257,7 @@ def _case(file: str, row: Mapping[str, Any]) -> Case | str:
     input_len = ratio * float(row.get("input_len") or 64)
     output_len = max(ratio * _output_len(row), 2.0)
     work, kernels = work_of(estimate, inputs.quantization)
-    limits = limits_of(inputs, estimate, input_len + output_len / 2)
+    limits = limits_of(estimate, input_len + output_len / 2)
     measured = _measured(row)
     if not measured:
         return "it has neither tokens/s nor TPOT"

@@ -225,7 +225,7 @@ def _context_parallel(model: Model, gpu: Gpu, engine: Engine, quantization: Quan
         raise Refusal(
             "dcp_not_divisible", f"tp_size={tp} must be divisible by dcp_size={dcp}.", "--decode-context-parallel-size"
         )
-    if dcp > 1 and model.is_pooling and all(layer.state is None for layer in model.layers):
+    if dcp > 1 and model.is_pooling and not model.states:
         raise Refusal(  # where keys and values are cached: planner/memory/kv_cache/legal.py
             "dcp_needs_tp",
             f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to be greater than the "

@@ -131,7 +131,7 @@ def mla_rows(engine: Engine) -> int:
 
 def mla_state(model: Model) -> MLAttention | None:
     """The first layer's latent cache, or None for a model without MLA; its ranks size the prefill's workspace."""
-    return next((layer.state for layer in model.layers if isinstance(layer.state, MLAttention)), None)
+    return next((state for state in model.states if isinstance(state, MLAttention)), None)
 
 
 def mla_peak(model: Model, engine: Engine) -> int:

@@ -409,7 +409,7 @@ def once_sized(
 
 def has_kv_cache(model: Model) -> bool:
     """Encoders keep nothing of a request."""
-    return any(layer.state is not None for layer in model.layers)
+    return bool(model.states)
 
 
 def not_free(gpu: Gpu, engine: Engine, requested: int | None, used: int) -> list[Reason]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from planner.engine.defaults import Engine
 from planner.errors import InputError, Refusal
@@ -30,9 +29,6 @@ from planner.model.modules import (
 )
 from planner.text import shown
 from planner.units import DTYPE_BYTES, model_dtype, round_up
-
-MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""config/lora.py MaxLoRARanks."""
 
 _MAX_VOCAB = 258_048
 """Of a head with LoRA (layers/logits_processor.py)."""
@@ -82,24 +78,15 @@ class LoraConfig:
 
 
 def lora_config(engine: Engine) -> LoraConfig | None:
-    """What the flags ask for; None without --enable-lora. Refusal where vLLM's own validation would raise."""
+    """What the flags ask for; None without --enable-lora. Which numbers vLLM takes: planner/engine/rules.py."""
     given = engine.args
     if not given.get("enable_lora"):
         return None
-    rank, slots = _number(given, "max_lora_rank", 16), _number(given, "max_loras", 1)
-    if rank not in MAX_LORA_RANKS:
-        *most, last = map(str, MAX_LORA_RANKS)
-        raise Refusal("lora_rank", f"max_lora_rank: Input should be {', '.join(most)} or {last}", "--max-lora-rank")
-    in_host_memory = given.get("max_cpu_loras")
-    if in_host_memory is not None and _number(given, "max_cpu_loras", 1) < slots:
-        raise Refusal(
-            "max_cpu_loras", f"max_cpu_loras ({in_host_memory}) must be >= max_loras ({slots}).", "--max-cpu-loras"
-        )
     dtype, targets = given.get("lora_dtype") or "auto", given.get("lora_target_modules")
     shared = bool(given.get("enable_moe_shared_loras"))
     return LoraConfig(
-        max_loras=slots,
-        max_lora_rank=rank,
+        max_loras=given.get("max_loras", 1),
+        max_lora_rank=given.get("max_lora_rank", 16),
         dtype=engine.dtype if dtype == "auto" else model_dtype(dtype, "lora_dtype"),
         fully_sharded=bool(given.get("fully_sharded_loras")),
         target_modules=None if targets is None else _names(targets),
@@ -389,15 +376,6 @@ def _punica(config: LoraConfig, engine: Engine) -> Iterator[Tensor]:
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
-
-
-def _number(given: Any, key: str, otherwise: int) -> int:
-    value = given.get(key)
-    if value is None:
-        return otherwise
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{key} = {shown(value)}: must be a whole number of at least 1")
-    return value
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -95,9 +95,14 @@ class Model:
         return self.max_position if self.default_len is None else self.default_len
 
     @cached_property
+    def states(self) -> tuple[LayerState, ...]:
+        """What its layers keep between steps, equal ones once, in layer order."""
+        return tuple(dict.fromkeys(state for layer in dict.fromkeys(self.layers) for state in layer.states))
+
+    @cached_property
     def state_kinds(self) -> frozenset[type[LayerState]]:
         """What its layers keep between steps."""
-        return frozenset(type(state) for layer in self.layers for state in layer.states)
+        return frozenset(map(type, self.states))
 
     @cached_property
     def is_moe(self) -> bool:
@@ -106,8 +111,8 @@ class Model:
 
     @cached_property
     def is_hybrid(self) -> bool:
-        """Attention and recurrent layers in one model."""
-        return any(isinstance(state, RecurrentState) for layer in self.layers for state in layer.states)
+        """Whether any layer is recurrent, beside attention or alone."""
+        return RecurrentState in self.state_kinds
 
     @cached_property
     def parameters(self) -> int:

@@ -121,8 +121,7 @@ def for_device(inputs: Inputs, device: Device, way: Way = "in_process") -> Input
         return inputs
     args = {name: value for name, value in inputs.args.items() if name not in _NOT_FOR_A_CPU}
     args.setdefault("kv_cache_memory_bytes", CPU_KV_CACHE_BYTES)
-    states = [state for layer in inputs.model.layers for state in layer.states]
-    if "avx512_bf16" in cpu_flags() and any(isinstance(state, RecurrentState) for state in states):
+    if "avx512_bf16" in cpu_flags() and RecurrentState in inputs.model.state_kinds:
         # On such a CPU vLLM keeps the states of recurrent layers in float32 (platforms/cpu.py): said, not left to it.
         args.setdefault("mamba_ssm_cache_dtype", "float32")
     return replace(inputs, gpu=find_gpu("cpu"), gpu_request={"gpu": "cpu"}, memory_used=0, args=EngineArgs(args))

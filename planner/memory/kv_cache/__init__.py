@@ -4,6 +4,6 @@ dtypes: --kv-cache-dtype. specs: one layer's page and blocks. groups: layers tha
 it for one engine. capacity: the arithmetic from bytes to tokens. plan: the answer. versions: what changed when.
 """
 
-from planner.memory.kv_cache.plan import KVCachePlan, concurrency_curve, plan_kv_cache
+from planner.memory.kv_cache.plan import KVCachePlan, plan_kv_cache
 
-__all__ = ["KVCachePlan", "concurrency_curve", "plan_kv_cache"]
+__all__ = ["KVCachePlan", "plan_kv_cache"]

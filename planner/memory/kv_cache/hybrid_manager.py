@@ -32,11 +32,7 @@ def uses_hybrid_manager(model: Model, engine: Engine) -> bool:
 
 def _has_chunks(model: Model) -> bool:
     """Llama 4's chunks: then off by default for latency (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE)."""
-    return any(
-        isinstance(state, KVAttention) and state.chunk_size is not None
-        for layer in model.layers
-        for state in layer.states
-    )
+    return any(isinstance(state, KVAttention) and state.chunk_size is not None for state in model.states)
 
 
 def _supports(connector: object) -> bool:

@@ -183,7 +183,7 @@ class CacheModel:
         """
         if self.kv_cache_dtype.startswith("turboquant_"):
             return None, 2
-        sizes = {s.head_size for layer in self.model.layers for s in layer.states if isinstance(s, KVAttention)}
+        sizes = {state.head_size for state in self.model.states if isinstance(state, KVAttention)}
         if not self.model.architecture.startswith("Gemma4") or len(sizes) < 2:
             return None, None
         major = (self.engine.capability or 0) // 10

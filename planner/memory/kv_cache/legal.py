@@ -79,10 +79,8 @@ def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refu
     dcp, tp = engine.decode_context_parallel_size, engine.tensor_parallel_size
     if dcp == 1 or _uses_mla(model):
         return None
-    kv_heads = max(
-        (s.kv_heads for layer in model.layers for s in layer.states if isinstance(s, KVAttention)), default=0
-    )
-    if not any(layer.states for layer in model.layers):
+    kv_heads = max((state.kv_heads for state in model.states if isinstance(state, KVAttention)), default=0)
+    if not model.states:
         kv_heads = model.num_attention_heads  # an encoder, which caches nothing but has heads
     if not kv_heads:
         return None
@@ -113,12 +111,12 @@ def _context_parallel(model: Model, engine: Engine, kv_cache_dtype: str) -> Refu
 
 
 def _uses_mla(model: Model) -> bool:
-    return any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
+    return MLAttention in model.state_kinds
 
 
 def _context_parallel_windows(model: Model, engine: Engine, kv_cache_dtype: str) -> Refusal | None:
     """v1/kv_cache_interface.py SlidingWindowSpec."""
-    windowed = any(isinstance(s, KVAttention) and s.sliding_window for layer in model.layers for s in layer.states)
+    windowed = any(isinstance(state, KVAttention) and state.sliding_window for state in model.states)
     if engine.decode_context_parallel_size == 1 or not windowed:
         return None
     return Refusal("dcp_sliding_window", "DCP not support sliding window.", "--decode-context-parallel-size")

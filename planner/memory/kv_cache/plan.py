@@ -117,19 +117,11 @@ def draft_states(model: Model, engine: Engine, draft: Model | None) -> tuple[Lay
     return tuple(full[-1:])
 
 
-def draft_notes(engine: Engine, draft: Model | None) -> tuple[str, ...]:
-    """Says so where the draft's layers are unknown."""
-    method = speculative_method(engine)
-    if method is None or method in _WITHOUT_LAYERS or method.endswith("mtp") or draft is not None:
-        return ()
-    return (f"The layers of the {method} draft are not in the KV cache: its config is not known here.",)
-
-
 def state_notes(model: Model, engine: Engine, gpu: Gpu) -> tuple[str, ...]:
     """Says so where the processor decides how wide a recurrent state is (platforms/cpu.py check_and_update_config)."""
     if gpu.kind != "cpu":
         return ()
-    states = {state for layer in model.layers for state in layer.states if isinstance(state, RecurrentState)}
+    states = [state for state in model.states if isinstance(state, RecurrentState)]
     asked = engine.args.get("mamba_ssm_cache_dtype", "auto")
 
     def size(state: RecurrentState, dtype: str) -> int:
@@ -228,7 +220,7 @@ def plan_kv_cache(
         max_model_len_that_fits=longest,
         groups=tuple(_summary(layout, demand)),
         failure=failure,
-        notes=(*draft_notes(engine, draft), *state_notes(model, engine, gpu)),
+        notes=state_notes(model, engine, gpu),
         layout=layout,
         demand=demand,
     )
@@ -300,27 +292,3 @@ def _attention_free(cache: CacheModel, demand: Demand, stages: int) -> KVCachePl
         max_model_len_that_fits=demand.max_model_len,
         groups=(),
     )
-
-
-def concurrency_curve(
-    model: Model,
-    engine: Engine,
-    gpu: Gpu,
-    available_bytes: Sequence[int],
-    lengths: Sequence[int],
-    *,
-    checkpoint_kv_dtype: str | None = None,
-    draft: Model | None = None,
-) -> list[tuple[int, int, float]]:
-    """(max_model_len, tokens, concurrency) for each length: for --curve. Concurrency 0 where it does not fit."""
-    layout = make_layout(cache_model(model, engine, gpu, checkpoint_kv_dtype, draft))
-    demand = demand_of(engine, layout)
-    if not layout.groups:
-        return []
-    checked, blocks = layout.checked(available_bytes), max(0, layout.num_blocks(available_bytes))
-    curve = []
-    for length in lengths:
-        at = demand.with_len(length)
-        tokens, concurrency = layout.capacity(blocks, at) if layout.fits(checked, at) else (0, 0.0)
-        curve.append((length, tokens, concurrency))
-    return curve

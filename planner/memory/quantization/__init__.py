@@ -299,10 +299,3 @@ def _mismatch(name: str, requested: str) -> Refusal:
         f"specified in the `quantization` argument ({requested}).",
         "--quantization",
     )
-
-
-def what_if(model: Model, name: str) -> Quantization:
-    """The Quantization of an imagined checkpoint of this model, made by a format's usual recipe; marked `assumed`."""
-    from planner.memory.quantization import recipes
-
-    return recipes.what_if(model, name)

@@ -8,8 +8,6 @@ from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from planner.memory.kv_cache import concurrency_curve
-from planner.memory.kv_cache.dtypes import checkpoint_kv_dtype
 from planner.planning.throughput.rates import Rates, generation, rates_for
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
 from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
@@ -197,7 +195,7 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
     return Speed(
         work=work,
         rates=rates,
-        limits=limits_of(inputs, estimate, workload.mean_len),
+        limits=limits_of(estimate, workload.mean_len),
         replicas=engine.data_parallel_size,
         gpus=engine.gpus_per_replica * engine.data_parallel_size,
         basis="fitted" if known else "assumed",
@@ -219,27 +217,15 @@ def knee(points: Sequence[Point]) -> Point:
     return next(point for point in points if point.output_tokens_per_s >= KNEE_SHARE * best)
 
 
-def limits_of(inputs: Inputs, estimate: Estimate, mean_len: float) -> Limits:
+def limits_of(estimate: Estimate, mean_len: float) -> Limits:
     """What one replica runs at once at this mean number of tokens a request holds."""
-    engine = estimate.engine
+    engine, kv = estimate.engine, estimate.kv_cache
     assert engine is not None
     return Limits(
         max_num_seqs=float(engine.max_num_seqs),
         max_num_batched_tokens=float(engine.max_num_batched_tokens),
-        fits=requests_that_fit(inputs, estimate, mean_len),
+        fits=inf if kv is None else kv.concurrency_at(max(1, round(mean_len))),
     )
-
-
-def requests_that_fit(inputs: Inputs, estimate: Estimate, mean_len: float) -> float:
-    """Requests of this length that the KV cache holds at once; infinite where nothing is cached."""
-    engine, quant = estimate.engine, inputs.quantization
-    if engine is None or estimate.kv_cache is None or not estimate.kv_cache.groups:
-        return inf
-    own = checkpoint_kv_dtype(quant.parameters, engine.vllm_version) if quant is not None else None
-    room = [rank.available_kv_bytes for rank in estimate.ranks]
-    length = max(1, round(mean_len))
-    points = concurrency_curve(estimate.model, engine, inputs.gpu, room, [length], checkpoint_kv_dtype=own)
-    return points[0][2] if points else inf
 
 
 def load_of(workload: Workload, replicas: Numbers) -> Load:
