@@ -190,6 +190,18 @@ def test_a_mixture_of_experts_computes_with_its_active_parameters():
     assert kernels.experts == "bf16"
 
 
+def test_weights_in_host_memory_are_read_over_pcie():
+    launch = {"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "H100-SXM-80GB", "max_model_len": 4096}
+    inputs = prepare({**launch, "cpu_offload_gb": 80})
+    estimate = inputs.estimate()
+    found = predict(inputs, estimate, Workload(concurrency=4))
+    assert found is not None
+    assert found.point.tpot_ms > 1e3 * estimate.offloaded_bytes / 64e9  # PCIe 5.0 x16
+    assert found.decode_shares["weights"] > 0.95
+    assert found.speed.basis == "assumed"
+    assert "host memory" in found.notes[0]
+
+
 def test_windows_limit_what_is_read():
     inputs = prepare({"model": "openai/gpt-oss-20b", "gpu": "H100-SXM-80GB", "max_model_len": 8192})
     work, kernels = work_of(inputs.estimate(), inputs.quantization)

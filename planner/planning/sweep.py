@@ -7,7 +7,7 @@ for each launch shape by the very functions that `estimate` calls; the rest is t
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -368,7 +368,7 @@ class _Table:
         rows: _Ints,
         inputs: Inputs,
         engine: Engine,
-        stages: Sequence[StageWeights],
+        stages: tuple[StageWeights, ...],
         held: _NoCache,
         shapes: _Shapes,
     ) -> None:

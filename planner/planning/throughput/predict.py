@@ -15,7 +15,6 @@ from planner.planning.throughput.step import StepTime
 from planner.planning.throughput.work import Numbers, Work, work_of
 
 if TYPE_CHECKING:
-    from planner.engine.defaults import Engine
     from planner.memory.budget import Estimate
     from planner.request import Inputs, Workload
 
@@ -46,7 +45,7 @@ class Speed:
     replicas: int
     gpus: int
     basis: str
-    """fitted where the generation has measurements, assumed where it borrows those of others."""
+    """fitted where the generation has measurements; assumed where it borrows those of others, or reads host memory."""
     spreads: Mapping[str, Spread]
     """Of "output", "tpot" and "ttft", on measurements of such launches that were left out of the fit."""
 
@@ -167,19 +166,24 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
         speed=speed,
         workload=workload,
         sustained=sustained,
-        notes=_notes(estimate.engine, workload),
+        notes=_notes(estimate, speed, workload),
     )
 
 
-def _notes(engine: Engine, workload: Workload) -> tuple[str, ...]:
+def _notes(estimate: Estimate, speed: Speed, workload: Workload) -> tuple[str, ...]:
     notes = []
-    tokens = workload.input_len + workload.output_len
-    if tokens > engine.max_model_len:
+    tokens, kv = workload.input_len + workload.output_len, estimate.kv_cache
+    if kv is not None and tokens > kv.max_model_len:
         notes.append(
-            f"a request of {tokens:,} tokens is longer than max_model_len, {engine.max_model_len:,}: vLLM refuses it; "
+            f"a request of {tokens:,} tokens is longer than max_model_len, {kv.max_model_len:,}: vLLM refuses it; "
             "the figures are those of a larger --max-model-len"
         )
-    if engine.args.get("speculative_config"):
+    if speed.work.host_share:
+        notes.append(
+            f"{float(speed.work.host_share):.0%} of the layers' weights are read from host memory in every step, at "
+            f"{float(speed.rates.host_bandwidth) / 1e9:,.0f} GB/s by the data sheet: no measurement of it is in the fit"
+        )
+    if estimate.engine is not None and estimate.engine.args.get("speculative_config"):
         notes.append(
             "speculative decoding is not in these figures: what it gains depends on how many drafts are accepted"
         )
@@ -198,7 +202,7 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
         limits=limits_of(estimate, workload.mean_len),
         replicas=engine.data_parallel_size,
         gpus=engine.gpus_per_replica * engine.data_parallel_size,
-        basis="fitted" if known else "assumed",
+        basis="fitted" if known and not work.host_share else "assumed",
         spreads=spreads_of(class_of(generation(inputs.gpu), experts=bool(work.expert_layers))),
     )
 
@@ -293,6 +297,3 @@ def _bound_by(shares: Mapping[str, float], found: Steady, speed: Speed, load: Lo
 def _digits(value: float) -> float:
     """Four significant digits: more would pretend a precision that nothing here has."""
     return float(f"{value:.4g}")
-
-
-__all__ = ["Point", "Speed", "Throughput", "curve", "knee", "limits_of", "predict", "speed_of"]

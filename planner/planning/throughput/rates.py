@@ -78,6 +78,8 @@ class Rates:
     head_bandwidth: Numbers
     expert_bandwidth: Numbers
     kv_bandwidth: Numbers
+    host_bandwidth: Numbers
+    """Of weights that stay in host memory."""
     attention_flops: Numbers
     mlp_flops: Numbers
     head_flops: Numbers
@@ -144,6 +146,7 @@ def _rates_of_cpu(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bo
         head_bandwidth=bandwidth,
         kv_bandwidth=bandwidth,
         expert_bandwidth=expert_bandwidth,
+        host_bandwidth=bandwidth,
         attention_flops=flops,
         mlp_flops=flops,
         head_flops=flops,
@@ -177,6 +180,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "head_bandwidth": read(kernels.head, "dense"),
         "expert_bandwidth": read(kernels.experts, "experts"),
         "kv_bandwidth": Rate(nominal=bandwidth, constants=("kv_bandwidth", f"kv_bandwidth@{gen}", *mla)),
+        "host_bandwidth": Rate(nominal=bandwidth if gpu.unified else 1e9 * _pcie_gbs(gpu)),
         "attention_flops": compute(kernels.attention, "dense"),
         "mlp_flops": compute(kernels.mlp, "dense"),
         "head_flops": compute(kernels.head, "dense"),
@@ -246,7 +250,11 @@ def _link(gpu: Gpu, engine: Engine) -> tuple[str, float]:
         return "node", _NODE_GBS
     if gpu.nvlink_gbs is not None and "PCIe" not in gpu.name and "GeForce" not in gpu.name:
         return "nvlink", gpu.nvlink_gbs / 2
-    return "pcie", _PCIE_GBS.get(gpu.pcie_gen or 4, 24.0)
+    return "pcie", _pcie_gbs(gpu)
+
+
+def _pcie_gbs(gpu: Gpu) -> float:
+    return _PCIE_GBS[gpu.pcie_gen or 4]
 
 
 def _era(engine: Engine) -> str:

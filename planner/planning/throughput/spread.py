@@ -27,7 +27,7 @@ class Spread:
     """The median of |predicted / measured - 1|."""
 
     def range_of(self, predicted: float) -> tuple[float, float]:
-        """Where nine of ten measured servers of the class would lie around a prediction, in its unit."""
+        """Where four of five measured servers of the class would lie around a prediction, in its unit."""
         return predicted * self.low, predicted * self.high
 
 

@@ -52,7 +52,7 @@ class SpeedTable:
     _rows: list[Rows] = field(default_factory=list)
     _replicas: list[int] = field(default_factory=list)
 
-    def add(self, inputs: Inputs, engine: Engine, stages: Sequence[StageWeights], kv_dtype: str, rows: Rows) -> None:
+    def add(self, inputs: Inputs, engine: Engine, stages: tuple[StageWeights, ...], kv_dtype: str, rows: Rows) -> None:
         """Rows of one launch. InputError where the card's bandwidth is not known."""
         work, kernels = work_of_launch(inputs.model, engine, stages, kv_dtype, inputs.quantization)
         self._work.append(work)

@@ -6,10 +6,12 @@ Every field is a float, or an array of one value a configuration: the step model
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from planner.memory.budget import placement_of
 from planner.memory.kv_cache.dtypes import KV_DTYPES
+from planner.memory.offload import offloaded_bytes
 from planner.model.attention import (
     CompressedAttention,
     CrossAttention,
@@ -57,6 +59,8 @@ class Work:
     """Data-parallel replicas whose tokens meet in the experts (expert parallelism)."""
     rank_experts: Numbers
     """Experts of a layer on one rank; 1 without experts."""
+    host_share: Numbers
+    """The part of the layers' weights that stays in host memory and is read over PCIe when it is needed."""
     expert_excess: Numbers
     """Standard deviations that the busiest of the ranks which share the experts is expected above their mean."""
     kv_full: Numbers
@@ -122,10 +126,11 @@ def work_of(estimate: Estimate, quantization: Quantization | None) -> tuple[Work
 
 
 def work_of_launch(
-    model: Model, engine: Engine, stages: Sequence[StageWeights], kv_dtype: str, quantization: Quantization | None
+    model: Model, engine: Engine, stages: tuple[StageWeights, ...], kv_dtype: str, quantization: Quantization | None
 ) -> tuple[Work, Kernels]:
     """The same of its parts. `kv_dtype` is the one that the KV cache has in the end."""
     tp, ep = engine.tensor_parallel_size, engine.expert_parallel_size
+    at = placement_of(engine, quantization)
     groups = _group_bytes(stages)
     flops = _group_flops(model, tp, ep)
     states = _states(model, engine, kv_dtype)
@@ -145,6 +150,7 @@ def work_of_launch(
         expert_share=share,
         expert_replicas=float(engine.data_parallel_size) if spread else 1.0,
         rank_experts=experts[0][0].count / ep if experts else 1.0,
+        host_share=_host_share(offloaded_bytes(model, at, engine, stages), groups, len(stages)),
         expert_excess=_largest_of(ep),
         **states,
         layers=float(len(model.layers)),
@@ -157,7 +163,7 @@ def work_of_launch(
         tp=float(tp),
         pp=float(engine.pipeline_parallel_size),
     )
-    return work, _kernels(model, engine, quantization)
+    return work, _kernels(model, engine, at)
 
 
 def _largest_of(n: int) -> float:
@@ -183,12 +189,18 @@ def _modules(model: Model) -> Iterable[tuple[Linear | Experts | LmHead, int]]:
 
 
 def _group_bytes(stages: Sequence[StageWeights]) -> dict[Group, float]:
-    """Bytes of one rank by group, summed over pipeline stages, less what stays in host memory."""
+    """Bytes of one rank by group, summed over pipeline stages."""
     sums: dict[Group, float] = {}
     for stage in stages:
         for group, nbytes in stage.groups.items():
             sums[group] = sums.get(group, 0.0) + nbytes
     return sums
+
+
+def _host_share(offloaded: int, groups: Mapping[Group, float], stages: int) -> float:
+    """offloaded: of each stage."""
+    layers = groups["attention"] + groups["mlp"] + groups["experts"]
+    return min(1.0, offloaded * stages / layers) if offloaded else 0.0
 
 
 def _group_flops(model: Model, tp: int, ep: int) -> dict[str, float]:
@@ -301,19 +313,13 @@ def _latent(state: MLAttention, tp: int, nbytes: int) -> _Read:
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def _kernels(model: Model, engine: Engine, quantization: Quantization | None) -> Kernels:
+def _kernels(model: Model, engine: Engine, at: Placement) -> Kernels:
     """By the largest module of each group, in the middle layer (first and last layers are often left in 16 bits)."""
     found = dict.fromkeys(("attention", "mlp", "experts", "head"), "bf16")
+    quantization = at.quantization
     if quantization is not None:
         middle = len(model.layers) // 2
-        at = Placement(
-            tp_size=engine.tensor_parallel_size,
-            expert_parallel_size=engine.expert_parallel_size,
-            dtype=engine.dtype,
-            capability=engine.capability,
-            quantization=quantization,
-            prefix=f"{model.layer_prefix}{middle}.",
-        )
+        at = replace(at, prefix=f"{model.layer_prefix}{middle}.")
         largest: dict[str, Linear | Experts] = {}
         for module in _near(model, middle):
             known = largest.get(module.group)
