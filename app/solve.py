@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
@@ -58,10 +59,19 @@ class Solved:
         return self.now["engine"] or {}
 
     @property
+    def name(self) -> str:
+        """The model's, for people."""
+        return str(self.now["model"]["name"])
+
+    @property
     def serve_now(self) -> str:
         """The line of the inputs as they are."""
-        base = self.base
-        return base.serve_command
+        return uploads.as_path(self.base.serve_command)
+
+    @property
+    def serve_plan(self) -> str:
+        """The line of the plan."""
+        return uploads.as_path(self.plan.serve_command)
 
 
 def remembered(size: int) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
@@ -141,11 +151,13 @@ def plan_file(state: State) -> dict[str, Any]:
     """The plan as `vllm-fit fit --alternatives -o` writes it."""
     plan = solve(state).plan
     ideas = suggestions(plan.inputs, plan.goal, plan.estimate) if plan.met else ()
-    return {
+    made = {
         **plan.to_dict(),
         "suggestions": [idea.to_dict() for idea in ideas],
         "alternatives": [option.to_dict() for option in frontier(state)],
     }
+    answer: dict[str, Any] = json.loads(uploads.as_path(json.dumps(made)))
+    return answer
 
 
 @remembered(8)

@@ -30,8 +30,17 @@ def keep(name: str, content: bytes) -> str:
 
 
 def named(text: str) -> str:
-    """A text for people: an uploaded file by what it is instead of by the path under which it is kept."""
-    return re.sub(re.escape(_folder().name) + r"/\w+/config\.json", "the uploaded config.json", text)
+    """A sentence for people: an uploaded file by what it is instead of by the path under which it is kept."""
+    return re.sub(_kept() + r"/config\.json", "the uploaded config.json", text)
+
+
+def as_path(text: str) -> str:
+    """What is to be taken along, a command or a plan: an uploaded file's folder as a path to put one's own in."""
+    return re.sub(_kept(), "/path/to/model", text)
+
+
+def _kept() -> str:
+    return re.escape(_folder().name) + r"/\w+"
 
 
 def decoded(name: str, content: bytes) -> str:

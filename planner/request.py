@@ -26,7 +26,7 @@ from planner.memory.quantization import Quantization, quantization
 from planner.memory.quantization.recipes import what_if
 from planner.model.architecture import Model
 from planner.model.checkpoint import CheckpointFacts, hub_facts, local_facts
-from planner.model.config import Config
+from planner.model.config import CONFIG_FILE, Config
 from planner.model.families import build_model
 from planner.model.numbers import config_of_numbers
 from planner.model.source import LoadedConfig, Source, load_config
@@ -117,8 +117,11 @@ class Inputs:
 
     @property
     def model_source(self) -> str:
-        """What to pass to `vllm serve`; MODEL for a model known only by its numbers."""
-        return self.source if isinstance(self.source, str) else "MODEL"
+        """What `vllm serve` is given: a Hub id, or the folder of a config.json; MODEL where there are only numbers."""
+        if not isinstance(self.source, str):
+            return "MODEL"
+        folder, name = os.path.split(self.source)
+        return (folder or "./") if name == CONFIG_FILE else self.source
 
     @property
     def serve_command(self) -> str:

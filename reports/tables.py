@@ -95,11 +95,20 @@ def _alternatives(plan: Mapping[str, Any]) -> Table | None:
             text(option["quality_cost"]),
             _number(option["concurrency"]),
             _rate(option),
+            "yes" if option["meets_goal"] is True else "no",
         )
         for option in plan.get("alternatives") or ()
     )
-    head = ("Cards", "Engines x TP", "Change", "Quality cost", "Requests at once", "Output tokens/s")
-    note = "None of these is beaten in cards, quality cost, requests at once and output tokens/s."
+    head = (
+        "Cards",
+        "Engines x TP",
+        "Change",
+        "Quality cost",
+        "Requests at once",
+        "Output tokens/s",
+        "Reaches the goal",
+    )
+    note = "None of these is beaten in cards, quality cost, requests at once, output tokens/s and reaching the goal."
     return Table(key="alternatives", title="Alternatives", head=head, rows=rows, note=note)
 
 

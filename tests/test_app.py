@@ -9,11 +9,12 @@ import pytest
 
 import hf_configs
 from app import serve, uploads
-from app.solve import solve
+from app.solve import plan_file, solve
 from app.state import State
 from planner.engine.version import NEWEST
 from planner.errors import InputError
 from planner.planning.change import request_of
+from planner.planning.outputs import FORMS
 from planner.request import answer
 from tests.app_page import checked, opened, query_of, said
 
@@ -110,6 +111,24 @@ def test_an_uploaded_config_is_the_model_until_it_makes_no_sense() -> None:
     assert "the uploaded config.json fits on 1 x NVIDIA A10" in page.success[0].value
     checked(page.file_uploader[0].set_value(("config.json", b"[]", "application/json")).run())
     assert "must hold a JSON object" in said(page)
+
+
+def test_what_is_taken_along_of_an_upload_names_a_path_to_put_ones_own_in() -> None:
+    page = opened(model="Qwen/Qwen3-32B", gpu="A10", by="upload")
+    config = hf_configs.path("Qwen/Qwen3-14B").read_bytes()
+    checked(page.file_uploader[0].set_value(("config.json", config, "application/json")).run())
+    entered, plan = (block.value for block in page.code)
+    assert {line.split(" --")[0] for line in (entered, plan)} == {"vllm serve /path/to/model"}
+    state = State(model=uploads.keep("config.json", config), gpu="A10")
+    kept = str(Path(state.model).parent)
+    assert plan_file(state)["request"]["model"] == "/path/to/model/config.json"
+    assert kept not in json.dumps(plan_file(state))
+    checked(page.switch_page("views/commands.py").run())
+    for form in FORMS:
+        page.segmented_control(key="form").set_value(form)
+        (text,) = (block.value for block in checked(page.run()).code)
+        assert "/path/to/model" in text
+        assert kept not in text
 
 
 def test_the_server_is_for_this_machine_only() -> None:

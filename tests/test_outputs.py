@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_configs
 from planner.engine.args import EngineArgs, parse_flags
 from planner.errors import InputError
+from planner.planning.goal import Goal
+from planner.planning.ladder import fit
 from planner.planning.outputs import FORMS, Launch, launch_of, launch_of_plan, write
 from planner.request import prepare
 
@@ -112,6 +116,17 @@ def test_amds_cards_have_their_own_image_and_devices():
 def test_a_checkpoint_to_be_made_is_said_in_every_form():
     for form in FORMS:
         assert write(launch(what_if_quantization="awq"), form).startswith("# make a checkpoint of")
+
+
+@pytest.mark.parametrize("place", ["config.json", "./config.json", "models/qwen/config.json"])
+def test_a_config_file_is_served_by_its_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """vLLM takes a folder, never the file in it."""
+    monkeypatch.chdir(tmp_path)
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    Path(place).write_bytes(hf_configs.path("Qwen/Qwen3-8B").read_bytes())
+    model = launch(place).model
+    assert (Path(model).is_dir(), Path(model, "config.json").is_file()) == (True, True)
+    assert fit(prepare({"model": place, "gpu": "H100"}), Goal()).serve_command == f"vllm serve {model}"
 
 
 @pytest.mark.parametrize("plan", [{}, {"plan": 1}, {"plan": 1, "request": {}, "met": False}, {"plan": 1, "request": 3}])

@@ -334,6 +334,9 @@ def test_speed_limits_alternatives_and_measured_results_are_the_plans_own() -> N
     assert [number(row[4]) for row in rows["alternatives"][1:]] == [
         pytest.approx(option["concurrency"], abs=0.005) for option in plan["alternatives"]
     ]
+    reached = [row[-1] for row in rows["alternatives"][1:]]
+    assert reached == ["yes" if option["meets_goal"] else "no" for option in plan["alternatives"]]
+    assert set(reached) == {"yes", "no"}
     assert rows["measured"][1] == ["tokens (tokens)", "46,592", "46,592", "equal", "exact"]
     assert [row[0] for row in rows["suggestions"][1:]] == [idea["flag"] for idea in plan["suggestions"]]
 

@@ -121,7 +121,7 @@ def _plan(solved: Solved) -> None:
         return
     if plan.splits:
         st.markdown(f"Of the ways to use the cards, the fastest: {markdown(split_words(plan))}.")
-    st.code(plan.serve_command, language="sh", wrap_lines=True)
+    st.code(solved.serve_plan, language="sh", wrap_lines=True)
     st.button("Apply this plan", key="apply", type="primary", on_click=session.apply_plan, args=(plan,))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
-from app import session
+from app import session, uploads
 from app.solve import Solved
 from planner.errors import InputError
 from planner.planning.outputs import launch_of, write
@@ -34,7 +36,8 @@ def page(solved: Solved) -> None:
     form = str(st.session_state["form"])
     _, language, file = _FORMS[form]
     try:
-        text = write(launch_of(plan.inputs, plan.engines), form)
+        launch = launch_of(plan.inputs, plan.engines)
+        text = uploads.as_path(write(replace(launch, model=uploads.as_path(launch.model)), form))
     except InputError as error:
         st.error(markdown(str(error)))
         return

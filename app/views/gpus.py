@@ -24,7 +24,7 @@ _LONGEST = 4000
 def page(solved: Solved) -> None:
     """Which cards would do, and how many."""
     st.markdown(
-        f"Cards that hold {markdown(goal_words(solved.goal.to_dict()))} of **{markdown(solved.inputs.model.name)}**, "
+        f"Cards that hold {markdown(goal_words(solved.goal.to_dict()))} of **{markdown(solved.name)}**, "
         "the fewest of each. The card and count at the side are ignored."
     )
     prices = _prices()

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import session
+from app import session, uploads
 from planner import logs
 from planner.errors import InputError
 from planner.logs.report import difference_words, figure_words, headline
@@ -71,7 +71,7 @@ def _explanation(found: logs.Explanation) -> None:
     if found.remedies:
         st.subheader("Any one of these would do", anchor=False)
     for remedy in found.remedies:
-        st.code(remedy.command, language="sh", wrap_lines=True)
+        st.code(uploads.as_path(remedy.command), language="sh", wrap_lines=True)
         held = f": {remedy.tokens:,} tokens of KV cache, {remedy.max_concurrency:.2f}x" if remedy.tokens else ""
         st.caption(markdown(f"{remedy.effect}{held}"))
     if found.comparisons:

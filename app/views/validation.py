@@ -46,7 +46,7 @@ def page(solved: Solved | None) -> None:
 def _start(solved: Solved, device: Device) -> None:
     where = "on this machine's GPUs" if device == "cuda" else "on this machine's CPU, with vLLM's CPU engine"
     st.markdown(
-        f"Launches **{markdown(solved.inputs.model.name)}** with these flags {where}, loads it for a moment, and puts "
+        f"Launches **{markdown(solved.name)}** with these flags {where}, loads it for a moment, and puts "
         "what the engine says beside the prediction. Weights are dummies of the right size where none are here."
     )
     newest = _jobs().newest
@@ -59,7 +59,7 @@ def _start(solved: Solved, device: Device) -> None:
 
 def _launch(solved: Solved, device: Device) -> None:
     try:
-        _jobs().start(solved.inputs.model.name, solved.plan.to_dict(), ["--device", device, "--rounds", "1"])
+        _jobs().start(solved.name, solved.plan.to_dict(), ["--device", device, "--rounds", "1"])
     except InputError as error:
         st.session_state["job_problem"] = str(error)
 

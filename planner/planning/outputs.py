@@ -85,11 +85,11 @@ def launch_of(inputs: Inputs, engines: int = 1) -> Launch:
     notes = []
     if inputs.what_if_quantization:
         notes.append(
-            f"make a checkpoint of {printable(inputs.source)} in {inputs.what_if_quantization} first, "
+            f"make a checkpoint of {printable(inputs.model_source)} in {inputs.what_if_quantization} first, "
             "and put its path in the model's place"
         )
     return Launch(
-        model=inputs.source,
+        model=inputs.model_source,
         args=inputs.args,
         engine=engine,
         gpu=inputs.gpu.name,
