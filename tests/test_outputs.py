@@ -106,6 +106,38 @@ def test_several_nodes_are_a_leader_worker_set():
         write(MULTI, "compose")
 
 
+def test_each_node_has_whole_tensor_parallel_groups():
+    """Twelve cards are 4 + 4 + 4 on nodes of four, and 8 + 4 on nodes of eight, never 6 + 6."""
+    inputs = prepare({"model": LLAMA_405B, "gpu": "H100", "tensor_parallel_size": 4, "pipeline_parallel_size": 3})
+    for per_node, nodes, each in ((4, 3, 4), (8, 2, 8)):
+        template = next(yaml.safe_load_all(write(launch_of(inputs, 1, per_node), "kubernetes")))["spec"][
+            "leaderWorkerTemplate"
+        ]
+        container = template["workerTemplate"]["spec"]["containers"][0]
+        assert (template["size"], container["resources"]["limits"]) == (nodes, {"nvidia.com/gpu": each})
+    saved = {"plan": 1, "request": {"model": LLAMA_405B, "gpu": "H100", "tensor_parallel_size": 8}}
+    assert launch_of_plan({**saved, "goal": {"gpus_per_node": 4}}, "plan.json").nodes == 2
+
+
+def test_engines_of_one_compose_file_share_a_machine():
+    with pytest.raises(InputError, match="needs 2"):
+        write(launch(gpu="L40S", engines=3, tensor_parallel_size=4), "compose")
+
+
+def test_a_cpu_engine_asks_for_no_gpu():
+    one = launch(gpu="cpu", kv_cache_memory_bytes=2 << 30, max_model_len=4096)
+    for form in ("compose", "kubernetes"):
+        text = write(one, form)
+        assert "vllm/vllm-openai-cpu:v0.33.0" in text
+        assert "nvidia" not in text
+
+
+def test_cards_without_an_image_of_vllm_are_told_so():
+    with pytest.raises(InputError, match="no container image for Intel Gaudi 3"):
+        write(launch(gpu="Gaudi 3"), "kubernetes")
+    assert "/dev/kfd" not in write(launch(gpu="Arc Pro B60", max_model_len=4096), "compose")
+
+
 def test_amds_cards_have_their_own_image_and_devices():
     text = write(launch(gpu="MI300X"), "compose")
     assert "vllm/vllm-openai-rocm:v0.33.0" in text

@@ -36,7 +36,7 @@ def page(solved: Solved) -> None:
     form = str(st.session_state["form"])
     _, language, file = _FORMS[form]
     try:
-        launch = launch_of(plan.inputs, plan.engines)
+        launch = launch_of(plan.inputs, plan.engines, plan.goal.gpus_per_node)
         text = uploads.as_path(write(replace(launch, model=uploads.as_path(launch.model)), form))
     except InputError as error:
         st.error(markdown(str(error)))

@@ -41,7 +41,7 @@ def serves(image: str) -> bool:
 
 def on_cpu(image: str) -> bool:
     """Whether it is a build of vLLM for CPUs."""
-    return "vllm-cpu" in _split(image)[0]
+    return re.search(r"vllm(-\w+)*-cpu", _split(image)[0]) is not None
 
 
 _WRAPPERS = ("lmcache", "llm-d", "dynamo")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner import strict_json
 from planner.engine.args import EngineArgs, flag_of, takes_several
 from planner.engine.defaults import Engine, resolve
 from planner.errors import InputError, Refusal
@@ -27,6 +28,42 @@ _RAY_PORT = 6379
 
 
 @dataclass(frozen=True, kw_only=True)
+class Platform:
+    """What a container needs for one kind of cards."""
+
+    image: str
+    resource: str | None = None
+    """Kubernetes' name of a card; None: there are none."""
+    devices: tuple[str, ...] = ()
+    """Files of theirs, where no driver of the container engine brings them in."""
+    groups: tuple[str, ...] = ()
+    """That may open those."""
+    visible: str | None = None
+    """The variable that chooses among them."""
+
+
+_PLATFORMS: Mapping[str, Platform] = {
+    "cuda": Platform(image="vllm/vllm-openai", resource="nvidia.com/gpu"),
+    "rocm": Platform(
+        image="vllm/vllm-openai-rocm",
+        resource="amd.com/gpu",
+        devices=("/dev/kfd", "/dev/dri"),
+        groups=("video",),
+        visible="HIP_VISIBLE_DEVICES",
+    ),
+    "xpu": Platform(
+        image="vllm/vllm-openai-xpu",
+        resource="gpu.intel.com/xe",
+        devices=("/dev/dri",),
+        groups=("video",),
+        visible="ZE_AFFINITY_MASK",
+    ),
+    "cpu": Platform(image="vllm/vllm-openai-cpu"),
+}
+"""By vLLM's platform (Gpu.kind)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Launch:
     """What is to be launched, and how often."""
 
@@ -37,6 +74,7 @@ class Launch:
     kind: str
     """vLLM's platform: cuda, rocm …"""
     engines: int = 1
+    gpus_per_node: int = GPUS_PER_NODE
     notes: tuple[str, ...] = ()
     """What must be done first, each a sentence: written as comments."""
 
@@ -48,7 +86,13 @@ class Launch:
     @property
     def nodes(self) -> int:
         """Machines that one engine spans."""
-        return ceil_div(self.gpus, GPUS_PER_NODE)
+        return ceil_div(self.gpus, self.gpus_per_node)
+
+    @property
+    def gpus_on_node(self) -> int:
+        """Cards of each of these machines: whole tensor-parallel groups, since those talk in every layer."""
+        tensor = self.engine.tensor_parallel_size
+        return min(self.gpus_per_node, ceil_div(self.gpus // tensor, self.nodes) * tensor)
 
     @property
     def words(self) -> list[str]:
@@ -62,10 +106,16 @@ class Launch:
         return f"vllm-{plain}"[:50].strip("-")
 
     @property
+    def platform(self) -> Platform:
+        """What a container needs for these cards. InputError where vLLM has no image for them."""
+        if self.kind not in _PLATFORMS:
+            raise InputError(f"vLLM publishes no container image for {self.gpu}: pass serve, yaml or python")
+        return _PLATFORMS[self.kind]
+
+    @property
     def image(self) -> str:
         """The name of vLLM's own container image of this version."""
-        flavour = {"rocm": "-rocm"}.get(self.kind, "")
-        return f"vllm/vllm-openai{flavour}:v{self.engine.vllm_version}"
+        return f"{self.platform.image}:v{self.engine.vllm_version}"
 
     @property
     def is_path(self) -> bool:
@@ -73,7 +123,7 @@ class Launch:
         return self.model.startswith(("/", "./", "../", "~"))
 
 
-def launch_of(inputs: Inputs, engines: int = 1) -> Launch:
+def launch_of(inputs: Inputs, engines: int = 1, gpus_per_node: int = GPUS_PER_NODE) -> Launch:
     """The launch of a plan. InputError where it is no launch that vLLM takes, or of a model that is only numbers."""
     if not isinstance(inputs.source, str):
         raise InputError("a model known only by its numbers cannot be launched: name a checkpoint")
@@ -95,20 +145,29 @@ def launch_of(inputs: Inputs, engines: int = 1) -> Launch:
         gpu=inputs.gpu.name,
         kind=inputs.gpu.kind,
         engines=engines,
+        gpus_per_node=gpus_per_node,
         notes=tuple(notes),
     )
 
 
 def launch_of_plan(plan: Mapping[str, Any], where: str) -> Launch:
     """The launch in a plan file. InputError where it holds none."""
-    request, engines = plan.get("request"), plan.get("engines", 1)
+    request, goal = plan.get("request"), plan.get("goal")
     if "plan" not in plan or not isinstance(request, dict):
         raise InputError(f"{where}: not a plan of vllm-fit: it has no request")
     if not plan.get("met", True):
         raise InputError(f"{where}: this plan does not reach its goal, so there is nothing to launch")
-    if isinstance(engines, bool) or not isinstance(engines, int) or not 1 <= engines <= 100_000:
-        raise InputError(f"{where}: engines must be a whole number of at least 1")
-    return launch_of(prepare(request), engines)
+    counts = {"engines": plan.get("engines", 1)}
+    counts["gpus_per_node"] = goal.get("gpus_per_node", GPUS_PER_NODE) if isinstance(goal, dict) else GPUS_PER_NODE
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 100_000:
+            raise InputError(f"{where}: {name} must be a whole number of at least 1")
+    return launch_of(prepare(request), **counts)
+
+
+def read_plan(path: Path) -> Launch:
+    """The launch in a plan file on disk."""
+    return launch_of_plan(strict_json.read_object(path), str(path))
 
 
 def write(launch: Launch, form: str) -> str:
@@ -151,8 +210,9 @@ def _config_value(value: Any, *, listed: bool) -> Any:
 
 def compose(launch: Launch) -> str:
     """docker compose: one service for each engine, on cards of its own."""
-    if launch.nodes > 1:
-        raise InputError(f"docker compose runs on one machine, this engine needs {launch.nodes}: use kubernetes")
+    nodes = ceil_div(launch.gpus * launch.engines, launch.gpus_per_node)
+    if launch.platform.resource is not None and nodes > 1:
+        raise InputError(f"docker compose runs on one machine, this launch needs {nodes}: use kubernetes")
     services = {}
     for index in range(launch.engines):
         name = launch.name if launch.engines == 1 else f"{launch.name}-{index}"
@@ -161,7 +221,8 @@ def compose(launch: Launch) -> str:
 
 
 def _service(launch: Launch, index: int) -> dict[str, Any]:
-    first = index * launch.gpus
+    platform, first = launch.platform, index * launch.gpus
+    cards = [str(card) for card in range(first, first + launch.gpus)]
     mounts = ["~/.cache/huggingface:/root/.cache/huggingface"]
     if launch.is_path:
         path = _dollars(launch.model)
@@ -175,14 +236,12 @@ def _service(launch: Launch, index: int) -> dict[str, Any]:
         "environment": {"HF_TOKEN": "${HF_TOKEN:-}"},
         "restart": "unless-stopped",
     }
-    if launch.kind == "rocm":
-        service["devices"] = ["/dev/kfd", "/dev/dri"]
-        service["group_add"] = ["video"]
-        cards = ",".join(map(str, range(first, first + launch.gpus)))
-        service["environment"]["HIP_VISIBLE_DEVICES"] = cards
-    else:
-        ids = [str(card) for card in range(first, first + launch.gpus)]
-        device = {"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}
+    if platform.visible is not None:
+        service["devices"] = list(platform.devices)
+        service["group_add"] = list(platform.groups)
+        service["environment"][platform.visible] = ",".join(cards)
+    elif platform.resource is not None:
+        device = {"driver": "nvidia", "device_ids": cards, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     return service
 
@@ -225,13 +284,12 @@ def _deployment(launch: Launch) -> dict[str, Any]:
 
 
 def _leader_worker_set(launch: Launch) -> dict[str, Any]:
-    each = launch.gpus // launch.nodes
     words = shlex.join(_dollars(word) for word in (*launch.words, "--port", str(PORT)))
     leader = f"ray start --head --port={_RAY_PORT} && {words}"
     worker = f"until ray start --address=$(LWS_LEADER_ADDRESS):{_RAY_PORT} --block; do sleep 5; done"
 
     def template(role: str, command: str, more: dict[str, Any]) -> dict[str, Any]:
-        container = _container(launch, each) | {"command": ["sh", "-c", command], **more}
+        container = _container(launch, launch.gpus_on_node) | {"command": ["sh", "-c", command], **more}
         return {"metadata": {"labels": {"app": launch.name, "role": role}}, "spec": _pod(container)}
 
     return {
@@ -251,15 +309,15 @@ def _leader_worker_set(launch: Launch) -> dict[str, Any]:
 
 
 def _container(launch: Launch, gpus: int) -> dict[str, Any]:
-    resource = {"rocm": "amd.com/gpu", "xpu": "gpu.intel.com/xe", "hpu": "habana.ai/gaudi"}
-    count = {resource.get(launch.kind, "nvidia.com/gpu"): gpus}
+    resource = launch.platform.resource
+    count = {resource: gpus}
     token = {"secretKeyRef": {"name": "huggingface", "key": "token", "optional": True}}
     return {
         "name": "vllm",
         "image": launch.image,
         "env": [{"name": "HF_TOKEN", "valueFrom": token}],
         "ports": [{"containerPort": PORT}],
-        "resources": {"limits": count, "requests": count},
+        **({"resources": {"limits": count, "requests": count}} if resource is not None else {}),
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": "/root/.cache"}],
     }
 
@@ -312,10 +370,3 @@ FORMS: Mapping[str, Callable[[Launch], str]] = {
     "python": python,
 }
 """By the name that `vllm-fit commands --format` takes."""
-
-
-def read_plan(path: Path) -> Launch:
-    """The launch in a plan file on disk."""
-    from planner import strict_json
-
-    return launch_of_plan(strict_json.read_object(path), str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from planner.gate.containers import on_cpu
 from planner.gate.gpus import INSTANCES, card_of_label, card_of_resource, combined
 from planner.hardware.catalogue import find_gpu
 
@@ -57,6 +58,13 @@ def test_a_slice_is_of_the_card_given():
     assert combined("L4", "H100") == "L4"
     assert combined(None, "H100") == "H100"
     assert find_gpu("H100 MIG 3g.40gb").name == "NVIDIA H100 SXM5 80GB MIG 3g.40gb"
+
+
+def test_images_of_vllm_for_cpus():
+    assert on_cpu("vllm/vllm-openai-cpu:v0.30.0")
+    assert on_cpu("public.ecr.aws/q9t5s3a7/vllm-cpu-release-repo:v0.11.0")
+    assert on_cpu("public.ecr.aws/q9t5s3a7/vllm-arm64-cpu-release-repo:v0.11.0")
+    assert not on_cpu("vllm/vllm-openai:v0.30.0")
 
 
 def test_every_machine_type_has_a_card_of_the_catalogue():
