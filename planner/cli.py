@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -130,6 +130,13 @@ def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
         request["workload"] = load
     request |= {key: value for key, value in options.items() if value is not None}
     return request
+
+
+def _refuse(options: dict[str, Any], names: Iterable[str], why: str) -> None:
+    """InputError for the first of these that was given to a command that cannot heed it."""
+    for name in names:
+        if options.get(name) is not None:
+            raise InputError(f"{_flag(name)} {why}")
 
 
 def _speed_limits(command: Any) -> Any:
@@ -383,23 +390,24 @@ def validate(words: tuple[str, ...], **options: Any) -> int:
     """
     from planner.validate.commands import run_validate
 
-    if options["request_rate"] is not None:
-        raise InputError("--request-rate: a load is run at a number of requests at once; pass --concurrency")
-    own = {name: options.pop(name) for name in _VALIDATE}
-    lengths = {name: options[name] for name in ("input_len", "output_len")}
-    given = {**own, **lengths}
-    return run_validate(words, lambda: _request(words, options), lambda: _overrides_of(words, options), given)
+    given = {name: options.pop(name) for name in _VALIDATE}
+    _refuse(options, _WORKLOAD, "is for `estimate`: a load is --concurrency requests at once")
+    return run_validate(words, given, lambda: _request(words, options), lambda words: _overrides_of(words, options))
 
 
 _VALIDATE = (
-    "device serve attach log load concurrency rounds soak timeout anyway parallel ray best again store dry_run form"
+    "device serve attach log load concurrency input_len output_len rounds soak timeout anyway parallel ray best again "
+    "store dry_run vllm_version form"
 ).split()
+
+
+_STATUSES = ("measured", "failed", "timeout", "interrupted", "not_started", "running")
 
 
 @cli.command()
 @click.argument("run", type=int, required=False)
 @click.option("--model", help="Only runs of models whose name has this in it.")
-@click.option("--status", help="Only these: measured, failed, timeout, interrupted, not_started, running.")
+@click.option("--status", type=click.Choice(_STATUSES), help="Only these.")
 @click.option("--last", type=click.IntRange(1), help="Only the newest so many.")
 @click.option("--store", type=click.Path(dir_okay=False, path_type=Path), help="The history's file.")
 @click.option(
@@ -445,11 +453,13 @@ def explain_log(words: tuple[str, ...], save: bool, form: str, **options: Any) -
 
 
 def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-    """What the command line says of a launch that a file describes; a positional word is its model."""
+    """What the command line says of a launch that a file or a server tells of; a positional word is its model."""
     from planner.engine.args import parse_flags
 
+    _refuse(options, _NUMBERS, "describes a model that has no config; pass this one's name, folder or config.json")
+    _refuse(options, _WORKLOAD, "is for `estimate`: a start-up log tells of no load")
     args, positional = parse_flags(words)
-    given = {key: value for key, value in options.items() if value is not None and key not in _NUMBERS}
+    given = {key: value for key, value in options.items() if value is not None}
     return {**dict(args), **({"model": positional[0]} if positional else {}), **given}
 
 

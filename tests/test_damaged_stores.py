@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -98,7 +99,7 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("kind", RECORDS)
-@pytest.mark.parametrize("words", [(), ("2",), ("--format", "json"), ("--export", "launches", "OUT")])
+@pytest.mark.parametrize("words", [("2",), ("--export", "launches", "OUT")])
 def test_a_damaged_run_is_named(kind: str, words: tuple[str, ...], history: Path, tmp_path: Path, capsys: Any) -> None:
     changed(history, f"UPDATE runs SET {RECORDS[kind]} WHERE id = 2")
     out = tmp_path / "rows.jsonl"
@@ -107,6 +108,15 @@ def test_a_damaged_run_is_named(kind: str, words: tuple[str, ...], history: Path
     assert not out.exists()
     code, shown, _ = run(capsys, "history", "1", "--store", str(history))
     assert (code, bool(shown)) == (0, True)
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_damaged_run_does_not_hide_the_others(kind: str, history: Path, capsys: Any) -> None:
+    changed(history, f"UPDATE runs SET {RECORDS[kind]} WHERE id = 1")
+    for form, other in (("text", r"^ +2 "), ("json", r'"id": 2,'), ("csv", r"^2,")):
+        code, shown, err = run(capsys, "history", "--format", form, "--store", str(history))
+        check_sentence((code, "", err), str(history), "run 1 is damaged")
+        assert re.search(other, shown, re.MULTILINE)
 
 
 def test_a_history_of_before_the_digests_is_read_and_kept_up(history: Path) -> None:

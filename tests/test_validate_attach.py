@@ -90,6 +90,13 @@ def test_attach_compares_without_a_launch(server, capsys, tmp_path):
     assert "attach" in out
 
 
+def test_attach_takes_what_the_command_line_says(server, capsys, tmp_path):
+    words = ("--attach", server, "--gpu", "cpu", "--input-len", "9", "--vllm-version", "0.33.0")
+    code, out, err = cli_run(capsys, "validate", *words, "--store", str(tmp_path / "history.sqlite"))
+    assert code == 0, err
+    assert "the engine is vLLM 0.32.0, the prediction is for 0.33.0" in out
+
+
 def test_attach_says_what_differs(server, capsys, tmp_path):
     store = ("--store", str(tmp_path / "history.sqlite"))
     words = ("--attach", server, "Qwen/Qwen2.5-0.5B", "--gpu", "cpu", "--max-model-len", "8192", "--format", "json")
@@ -107,7 +114,12 @@ def test_attach_says_what_differs(server, capsys, tmp_path):
         (("--best", "speed", SMALL), "must be one of"),
         (("--concurrency", "1,x", SMALL), "must be whole numbers"),
         (("--concurrency", "0", SMALL), "must be whole numbers"),
-        (("--request-rate", "3", SMALL), "pass --concurrency"),
+        (("--request-rate", "3", SMALL), "is for `estimate`"),
+        (("--prefix-hit-rate", "0.5", SMALL), "is for `estimate`"),
+        (("--price-per-gpu-hour", "2", SMALL), "is for `estimate`"),
+        (("--input-len", "-3", SMALL), "must be a whole number"),
+        (("--attach", "http://127.0.0.1:1", "--soak", "3"), "--attach makes none"),
+        (("--attach", "http://127.0.0.1:1", "--parameters", "8B"), "that has no config"),
         (("--input-len", "9000", "--device", "cpu", SMALL), "are more than max_model_len"),
         (("--load-format", "auto", "--device", "cpu", SMALL), "no complete checkpoint"),
     ],

@@ -159,9 +159,10 @@ def test_history_lists_shows_and_exports(store, capsys, tmp_path):
     assert out.splitlines()[1].split(",")[2] == "measured"
     code, out, _ = cli_run(capsys, "history", "2", *where)
     assert "every exact prediction was met" in out
-    code, _, err = cli_run(capsys, "history", "7", *where)
-    assert code == 2
-    assert "has no run 7" in err
+    for absent in ("7", str(10**30)):
+        code, _, err = cli_run(capsys, "history", absent, *where)
+        assert code == 2
+        assert f"has no run {absent}" in err
 
 
 def test_history_of_nothing_makes_no_file(capsys, tmp_path):

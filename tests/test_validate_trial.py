@@ -14,6 +14,7 @@ import pytest
 from planner.engine.launch import LaunchSpec
 from planner.engine.memory_watch import MemoryWatch
 from planner.engine.tokenizer import write_tokenizer
+from planner.engine.version import parse_version
 from planner.engine.workplace import room_needed
 from planner.model.source import load_config
 from planner.request import prepare
@@ -98,6 +99,27 @@ def test_a_what_if_is_not_launched():
     assert one.spec is None
     assert one.obstacle is not None
     assert "must be made before" in one.obstacle
+
+
+def test_a_plan_brings_its_own_options(capsys, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"plan": 1, "request": {"model": SMALL, "gpu": "L4"}}))
+    for option, value in (("--gpu", "H100"), ("--what-if-quantization", "awq"), ("--gpu-memory-gib", "3")):
+        code, _, err = cli_run(capsys, "validate", str(path), "--device", "cpu", "--dry-run", option, value)
+        assert (code, err) == (2, f"vllm-fit: unexpected {option}: a plan brings its own\n")
+    assert cli_run(capsys, "validate", str(path), "--device", "cpu", "--dry-run", "--vllm-version", "0.30.0")[0] == 0
+
+
+def test_the_version_to_predict_for_may_be_named():
+    inputs = prepare({"model": SMALL, "gpu": "cpu"})
+    assert for_device(inputs, "cpu").version == trials.installed_vllm()
+    assert str(for_device(inputs, "cpu", version=parse_version("0.30.0")).version) == "0.30.0"
+
+
+def test_a_cpu_whose_kv_cache_is_too_small_says_which_flag_decides():
+    one = trial_of("one", for_device(prepare({"model": "Qwen/Qwen3-0.6B", "gpu": "cpu"}), "cpu"), Options(device="cpu"))
+    assert one.obstacle is not None
+    assert one.obstacle.startswith("not launched, it would not start with --kv-cache-memory-bytes 1073741824: To serve")
 
 
 def test_room_of_all_ranks():

@@ -46,11 +46,15 @@ def test_recommendations_and_requests(capsys, tmp_path):
     path = tmp_path / "plans.json"
     path.write_text(out)
     assert {candidate.request["gpu"] for candidate in read_candidates(path)} == {one["gpu"] for one in json.loads(out)}
-    path.write_text(json.dumps([{"model": SMALL, "max_model_len": 512}, {"model": SMALL, "max_model_len": 1024}]))
-    assert [candidate.label for candidate in read_candidates(path)] == [
+    load = {"concurrency": 3, "input_len": 100, "output_len": 20}
+    requests = [{"model": SMALL, "max_model_len": 512}, {"model": SMALL, "max_model_len": 1024, "workload": load}]
+    path.write_text(json.dumps(requests))
+    found = read_candidates(path)
+    assert [candidate.label for candidate in found] == [
         "SmolLM2-135M-Instruct len 512",
         "SmolLM2-135M-Instruct len 1024",
     ]
+    assert [candidate.goal for candidate in found] == [None, load]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,9 @@ def test_recommendations_and_requests(capsys, tmp_path):
         ('[{"serve": "rm -rf /"}]', "not a `vllm serve` line"),
         ('[{"serve": "vllm serve \\"x"}]', "No closing quotation"),
         ('{"gpu": "H100"}', "neither a request nor a model"),
+        ('{"plan": 1, "request": {"model": "x"}, "alternatives": 5}', "must be a list"),
+        ('{"plan": 1, "request": {"model": "x"}, "goal": {"concurrency": "many"}}', "concurrency"),
+        ('[{"model": "x", "workload": {"input_len": 0}}]', "input_len"),
     ],
 )
 def test_files_that_hold_no_plan(tmp_path, content, told):

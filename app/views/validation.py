@@ -118,13 +118,17 @@ def _result(record: Record) -> None:
 def _history() -> None:
     """Every validation of this machine, the newest first."""
     st.subheader("History", anchor=False)
+    damaged: list[InputError] = []
     try:
-        runs = Store(create=False).runs(last=_KEPT)[::-1]
+        runs = Store(create=False).runs(last=_KEPT, on_damage=damaged.append)[::-1]
     except InputError as error:
         st.error(markdown(str(error)))
         return
+    for run in damaged:
+        st.error(markdown(str(run)))
     if not runs:
-        st.caption("No validation was run on this machine yet.")
+        if not damaged:
+            st.caption("No validation was run on this machine yet.")
         return
     st.dataframe([_line(summary(run)) for run in runs], hide_index=True)
     known = {str(run["id"]): run for run in runs}

@@ -134,10 +134,10 @@ def metrics_of(text: str) -> Metrics:
 
     config = next((labels for labels, _ in samples.get("vllm:cache_config_info", [])), {})
     return Metrics(
-        block_size=_whole(config.get("block_size")),
-        num_blocks=_whole(config.get("num_gpu_blocks")),
-        tokens=_whole(config.get("kv_cache_size_tokens")),
-        max_concurrency=_number(config.get("kv_cache_max_concurrency")),
+        block_size=whole(config.get("block_size")),
+        num_blocks=whole(config.get("num_gpu_blocks")),
+        tokens=whole(config.get("kv_cache_size_tokens")),
+        max_concurrency=number(config.get("kv_cache_max_concurrency")),
         cache_config=config,
         preemptions=int(sum(values("vllm:num_preemptions_total"))),
         running=int(sum(values("vllm:num_requests_running"))),
@@ -146,16 +146,18 @@ def metrics_of(text: str) -> Metrics:
     )
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """A label of a metric as a number; None where it is none."""
     try:
         return None if text is None else float(text)
     except ValueError:  # "None", where vLLM does not know it
         return None
 
 
-def _whole(text: str | None) -> int | None:
-    number = _number(text)
-    return None if number is None else int(number)
+def whole(text: str | None) -> int | None:
+    """Likewise, as a whole number."""
+    value = number(text)
+    return None if value is None else int(value)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.engine.spec import Device
+from planner.hardware.cpu_speed import cpu_flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,5 +66,6 @@ print(json.dumps([name, version, importlib.util.find_spec("torch") is not None])
 
 
 def _has_avx2() -> bool:
-    info = Path("/proc/cpuinfo")
-    return platform.machine() != "x86_64" or not info.exists() or " avx2" in info.read_text()
+    """True where it cannot be told."""
+    flags = cpu_flags()
+    return platform.machine() != "x86_64" or not flags or "avx2" in flags

@@ -208,15 +208,18 @@ def cpu_flags() -> frozenset[str]:
     return frozenset({"asimd"}) if platform.machine() in ("arm64", "aarch64") else frozenset()
 
 
-def _key() -> list[object]:
-    """What a measurement holds for."""
-    model = platform.processor()
+def cpu_name() -> str:
+    """The model name of /proc/cpuinfo, or what the platform calls it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return [_VERSION, platform.node(), model, usable_cores()]
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _key() -> list[object]:
+    """What a measurement holds for."""
+    return [_VERSION, platform.node(), cpu_name(), usable_cores()]
 
 
 def _cache_path() -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from planner.engine.api import Metrics, Server, is_loopback
+from planner.engine.api import Metrics, Server, is_loopback, number, whole
 from planner.engine.bench import Bench
 from planner.engine.launch import Device, LaunchSpec, printed
 from planner.engine.measure import Load, Measurement
@@ -39,7 +39,7 @@ def run_attach(given: Mapping[str, Any], options: Options, flags: Mapping[str, A
         if flags["load"] and not is_loopback(server.url):
             raise InputError(f"--load: {server.url} is not on this machine, and a load is only put on 127.0.0.1")
         seen = _Seen(server=server, model=server.model(), version=server.version(), metrics=server.metrics(), log=log)
-        inputs = prepare(_request(seen, given))
+        inputs = prepare(_request(seen, given, options))
         # The server runs, whatever is predicted of it.
         device: Device = "cpu" if inputs.gpu.kind == "cpu" else "cuda"
         trial = trial_of(_name(seen), inputs, replace(options, device=device, anyway=True))
@@ -77,7 +77,7 @@ def _name(seen: _Seen) -> str:
     return printable(seen.model.get("id") or "a server")
 
 
-def _request(seen: _Seen, given: Mapping[str, Any]) -> dict[str, Any]:
+def _request(seen: _Seen, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """What is given on the command line or in a plan, else what the log says, else what the server says."""
     from planner.logs.prediction import ask
     from planner.logs.reader import read
@@ -88,8 +88,8 @@ def _request(seen: _Seen, given: Mapping[str, Any]) -> dict[str, Any]:
         "max_model_len": seen.model.get("max_model_len"),
         "vllm_version": seen.version,
         "usage": "server",
-        "gpu_memory_utilization": _number(config.get("gpu_memory_utilization")),
-        "kv_cache_memory_bytes": _whole(config.get("kv_cache_memory_bytes")),
+        "gpu_memory_utilization": number(config.get("gpu_memory_utilization")),
+        "kv_cache_memory_bytes": whole(config.get("kv_cache_memory_bytes")),
     }
     if config.get("cache_dtype") not in (None, "auto", "None"):
         told["kv_cache_dtype"] = config["cache_dtype"]
@@ -99,7 +99,8 @@ def _request(seen: _Seen, given: Mapping[str, Any]) -> dict[str, Any]:
             told["gpu"] = "cpu"
     elif is_loopback(seen.server.url) and not given.get("gpu"):
         told |= _gpu_here()
-    request = {**told, **given}
+    # A plan's version is what it was made for, not what runs.
+    request = {**told, **given, "vllm_version": str(options.version or told["vllm_version"])}
     if not request.get("gpu"):
         raise InputError("which card the server runs on is not known: pass --gpu (or --log with its start-up log)")
     return {name: value for name, value in request.items() if value is not None}
@@ -160,15 +161,3 @@ def _text(record: Record, seen: _Seen) -> str:
         f"Now: {now.running} requests running, {now.waiting} waiting, {now.kv_cache_usage:.1%} of the KV cache in use, "
         f"{now.preemptions} preemptions since it started"
     )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
-
-
-def _whole(text: str | None) -> int | None:
-    number = _number(text)
-    return None if number is None else int(number)

@@ -11,7 +11,7 @@ from typing import Any
 from planner import strict_json
 from planner.engine.args import parse_flags
 from planner.errors import InputError
-from planner.text import printable
+from planner.text import printable, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +48,42 @@ def _of_content(content: Any, where: str) -> Iterator[Candidate]:
         elif isinstance(entry.get("serve"), str):
             yield _of_option(entry, {}, None, place)
         elif "model" in entry:
-            yield Candidate(label=_words(entry), request=dict(entry))
+            yield Candidate(label=_words(entry), request=dict(entry), goal=_goal(entry.get("workload"), place))
         else:
             raise InputError(f"{place}: not a plan of vllm-fit: it has neither a request nor a model")
 
 
 def _of_plan(plan: Mapping[str, Any], where: str) -> Iterator[Candidate]:
     """The plan itself, and its alternatives where it was made with --alternatives."""
-    request, goal = plan.get("request"), plan.get("goal")
+    request, goal, options = plan.get("request"), _goal(plan.get("goal"), where), plan.get("alternatives") or []
     if not isinstance(request, Mapping):
         raise InputError(f"{where}: not a plan of vllm-fit: it has no request")
     if not plan.get("met", True):
         raise InputError(f"{where}: this plan does not reach its goal, so there is nothing to launch")
-    goal = goal if isinstance(goal, Mapping) else None
+    if not isinstance(options, list):
+        raise InputError(f"{where}: alternatives = {shown(options)}: must be a list")
     yield Candidate(label=_words(request), request=dict(request), goal=goal)
-    for option in plan.get("alternatives") or ():
+    for option in options:
         if isinstance(option, Mapping) and isinstance(option.get("serve"), str):
             shared = {
                 name: request[name] for name in ("gpu", "gpu_memory_gib", "compute_capability") if name in request
             }
             engines = {"engines": option.get("engines") or 1}
             yield _of_option(option, shared, {**goal, **engines} if goal else None, where)
+
+
+_GOAL = ("concurrency", "engines", "input_len", "output_len", "ttft_ms", "tpot_ms")
+
+
+def _goal(told: object, where: str) -> Mapping[str, Any] | None:
+    """What a plan must reach, or a request's workload: the load that is put on a GPU, and its limits."""
+    if not isinstance(told, Mapping):
+        return None
+    for name in _GOAL:
+        value, kinds = told.get(name), int if name in ("input_len", "output_len") else (int, float)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 1e9):
+            raise InputError(f"{where}: {name} = {shown(value)}: must be a number above 0")
+    return told
 
 
 def _of_option(

@@ -9,7 +9,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import psutil
 from planner.engine import workplace
 from planner.engine.args import EngineArgs
 from planner.engine.launch import Device, EngineSupport, platform_supports_engine
+from planner.engine.version import parse_version
 from planner.errors import InputError
 from planner.files import write_text
 from planner.request import prepare
@@ -48,24 +49,30 @@ class Choices:
 
 def run_validate(
     words: Sequence[str],
-    request: Callable[[], dict[str, Any]],
-    overrides: Callable[[], dict[str, Any]],
     given: Mapping[str, Any],
+    request: Callable[[], dict[str, Any]],
+    overrides: Callable[[Sequence[str]], dict[str, Any]],
 ) -> int:
     """`vllm-fit validate`. words: plan files, or a model and flags, of which `request` makes the request and
-    `overrides` the part that is given, where a running server tells the rest."""
+    `overrides` the part that is given, where a plan or a running server tells the rest."""
     choices = Choices(**{field.name: given[field.name] for field in fields(Choices)})
     if choices.best not in AIMS:
         raise InputError(f"--best {printable(choices.best)}: must be one of {', '.join(AIMS)}")
     if given["attach"] is None and (given["log"] or given["load"]):
         raise InputError("--log and --load go with --attach")
     files = _plan_files(words)
+    extra = next(iter(overrides(())), None) if files else None
+    if extra is not None:
+        raise InputError(f"unexpected {_flag(extra)}: a plan brings its own")
     if given["attach"] is not None:
         from planner.validate.attach import run_attach
 
+        launching = next((name for name in _LAUNCHING if given[name]), None)
+        if launching is not None:
+            raise InputError(f"{_flag(launching)} goes with a launch, and --attach makes none")
         if len(files) > 1:
             raise InputError("--attach compares one server with one plan")
-        plan = dict(read_candidates(files[0])[0].request) if files else overrides()
+        plan = dict(read_candidates(files[0])[0].request) if files else overrides(words)
         return run_attach(plan, _options("cpu", given), given, Store(choices.store))
     candidates = [candidate for path in files for candidate in read_candidates(path)]
     if not files:
@@ -78,9 +85,16 @@ def run_validate(
             return run_trials(candidates, _options(given["device"] or cluster.device, given), choices, cluster)
     device, support = _device(given["device"])
     if not support:
-        return plans_alone(candidates, support, choices.form)
+        return plans_alone(candidates, support, _options(device, given), choices.form)
     here = ThisMachine(gpus=visible_gpus() if device == "cuda" else (), parallel=choices.parallel)
     return run_trials(candidates, _options(device, given), choices, here)
+
+
+_LAUNCHING = ("device", "serve", "soak", "anyway", "ray", "again", "dry_run")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _plan_files(words: Sequence[str]) -> list[Path]:
@@ -100,6 +114,9 @@ def _plan_files(words: Sequence[str]) -> list[Path]:
 
 
 def _options(device: Device, given: Mapping[str, Any]) -> Options:
+    for name in ("input_len", "output_len"):
+        if given[name] is not None and not 1 <= given[name] <= 10**9:
+            raise InputError(f"{_flag(name)} {given[name]}: must be a whole number of at least 1")
     return Options(
         device=device,
         way="serve" if given["serve"] or given["soak"] is not None else "in_process",
@@ -110,6 +127,7 @@ def _options(device: Device, given: Mapping[str, Any]) -> Options:
         soak_minutes=given["soak"],
         timeout_s=given["timeout"],
         anyway=given["anyway"],
+        version=parse_version(given["vllm_version"]) if given["vllm_version"] else None,
     )
 
 
@@ -130,7 +148,7 @@ def _device(name: str | None) -> tuple[Device, EngineSupport]:
     return device, platform_supports_engine(device)
 
 
-def plans_alone(candidates: Sequence[Candidate], support: EngineSupport, form: str) -> int:
+def plans_alone(candidates: Sequence[Candidate], support: EngineSupport, options: Options, form: str) -> int:
     """No engine can be started here: the predictions without proof."""
     from planner.text_report import estimate_text
 
@@ -138,7 +156,10 @@ def plans_alone(candidates: Sequence[Candidate], support: EngineSupport, form: s
     fits = True
     for candidate in candidates:
         inputs = prepare({"gpu": "cpu", **candidate.request})
-        estimate = (for_device(inputs, "cpu") if inputs.gpu.kind == "cpu" else inputs).estimate()
+        inputs = replace(inputs, version=options.version or inputs.version)
+        if inputs.gpu.kind == "cpu":
+            inputs = for_device(inputs, "cpu", version=inputs.version)
+        estimate = inputs.estimate()
         click.echo(json.dumps(estimate.to_dict(), indent=2) if form == "json" else estimate_text(estimate))
         fits = fits and estimate.fits
     return 0 if fits else 1
@@ -191,7 +212,7 @@ def trials_of(candidates: Sequence[Candidate], options: Options) -> list[Trial]:
     trials: dict[str, Trial] = {}
     for candidate in candidates:
         request = _on_this_machine(candidate.request, options.device)
-        inputs = for_device(prepare(request), options.device, options.way)
+        inputs = for_device(prepare(request), options.device, options.way, options.version)
         trial = trial_of(candidate.label, inputs, options, candidate.goal)
         if trial.key in trials:
             click.echo(f"vllm-fit: {trial.label} is the same launch here as {trials[trial.key].label}", err=True)
@@ -262,14 +283,18 @@ def _without_log(record: Record) -> Record:
 def run_history(
     store: Store, run_id: int | None, filters: Mapping[str, Any], form: str, export: tuple[str, Path] | None
 ) -> int:
-    """`vllm-fit history`: the runs, one run in full, or an export of what was measured."""
+    """`vllm-fit history`: the runs, one run in full, or an export of what was measured.
+
+    2 where a run is damaged: it is named after the others; of an export nothing is written then.
+    """
     if run_id is not None:
         record = store.get(run_id)
         if record is None:
             raise InputError(f"{printable(store.path)} has no run {run_id}; `vllm-fit history` lists them")
         click.echo(json.dumps(record, indent=2) if form == "json" else record_text(record))
         return 0
-    runs = store.runs(**filters)
+    damaged: list[InputError] = []
+    runs = store.runs(**filters, on_damage=None if export else damaged.append)
     if export is not None:
         from planner.validate.export import EXPORTS
 
@@ -283,7 +308,9 @@ def run_history(
         click.echo(_csv(runs), nl=False)
     else:
         click.echo(history_text(runs))
-    return 0
+    for error in damaged:
+        click.echo(f"vllm-fit: {error}", err=True)
+    return 2 if damaged else 0
 
 
 def _csv(runs: Sequence[Record]) -> str:

@@ -14,6 +14,7 @@ from planner import __version__
 from planner.engine.launch import LaunchError
 from planner.engine.measure import Measurement
 from planner.errors import InputError
+from planner.hardware.cpu_speed import cpu_name
 from planner.hardware.detect import this_machine
 from planner.validate.compare import compare, compare_speed
 from planner.validate.trial import Trial
@@ -110,19 +111,11 @@ def hardware() -> dict[str, Any]:
     """This machine, in the words that a result depends on."""
     return {
         "gpus": list(this_machine()),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123  read line by line
-            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ import os
 import shlex
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,30 +107,45 @@ class Store:
         """The last result of this launch that holds."""
         marks = ", ".join("?" * len(FINAL))
         found = self._select(f"WHERE key = ? AND status IN ({marks}) ORDER BY id DESC LIMIT 1", (key, *FINAL))
-        return next(iter(found), None)
+        return next(found, None)
 
     def get(self, run: int) -> Record | None:
         """The record of a run; None where there is none. Raises InputError where the history cannot be read."""
-        return next(iter(self._select("WHERE id = ?", (run,))), None)
+        return next(self._select("WHERE id = ?", (run,)), None) if 0 < run < 1 << 63 else None
 
-    def runs(self, *, model: str | None = None, status: str | None = None, last: int | None = None) -> list[Record]:
-        """The oldest first. model: a part of its name."""
-        found = self._select("ORDER BY id", ())
+    def runs(
+        self,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+        last: int | None = None,
+        on_damage: Callable[[InputError], None] | None = None,
+    ) -> list[Record]:
+        """The oldest first. model: a part of its name. on_damage: told of each run that is damaged, which is left out;
+        without it the first is raised."""
         found = [
             record
-            for record in found
+            for record in self._select("ORDER BY id", (), on_damage)
             if (model is None or model.lower() in record["model"].lower())
             and (status is None or record["status"] == status)
         ]
         return found[-last:] if last else found
 
-    def _select(self, where: str, values: tuple[object, ...]) -> list[Record]:
+    def _select(
+        self, where: str, values: tuple[object, ...], on_damage: Callable[[InputError], None] | None = None
+    ) -> Iterator[Record]:
         if self._empty:
-            return []
+            return
         with self._open() as database:
             database.text_factory = bytes
             rows = database.execute(f"SELECT id, owner, record, digest FROM runs {where}", values).fetchall()
-        return [self._record(*row) for row in rows]
+        for row in rows:
+            try:
+                yield self._record(*row)
+            except InputError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
 
     def _record(self, run: int, owner: bytes, text: bytes, digest: bytes | None) -> Record:
         try:

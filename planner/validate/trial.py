@@ -49,6 +49,8 @@ class Options:
     timeout_s: float = 900.0
     anyway: bool = False
     """Also what is predicted not to start: does vLLM agree?"""
+    version: VllmVersion | None = None
+    """What to predict for; None: the installed one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +115,13 @@ def installed_vllm() -> VllmVersion:
     return NEWEST
 
 
-def for_device(inputs: Inputs, device: Device, way: Way = "in_process") -> Inputs:
-    """The same launch on this machine: a CPU engine has a KV cache of a fixed size and no CUDA graphs."""
+def for_device(inputs: Inputs, device: Device, way: Way = "in_process", version: VllmVersion | None = None) -> Inputs:
+    """The same launch on this machine: a CPU engine has a KV cache of a fixed size and no CUDA graphs.
+
+    version: None for the installed one.
+    """
     usage = "server" if way == "serve" else inputs.usage
-    inputs = replace(inputs, version=installed_vllm(), usage=usage)
+    inputs = replace(inputs, version=version or installed_vllm(), usage=usage)
     if device != "cpu":
         return inputs
     args = {name: value for name, value in inputs.args.items() if name not in _NOT_FOR_A_CPU}
@@ -201,9 +206,11 @@ def _is_complete(folder: Path) -> bool:
 def _obstacle(inputs: Inputs, estimate: Estimate, options: Options) -> str | None:
     if inputs.what_if_quantization:
         return f"a checkpoint in {inputs.what_if_quantization} must be made before it can be launched"
-    if not estimate.fits and not options.anyway:
-        return f"not launched, it would not start: {estimate.reasons[0].message}"
-    return None
+    if estimate.fits or options.anyway:
+        return None
+    reason, room = estimate.reasons[0], inputs.args.get("kv_cache_memory_bytes")
+    given = f" with --kv-cache-memory-bytes {room}" if room and reason.code == "kv_too_small_for_one_request" else ""
+    return f"not launched, it would not start{given}: {reason.message}"
 
 
 def _loads(
