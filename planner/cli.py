@@ -150,6 +150,9 @@ def _speed_limits(command: Any) -> Any:
     return command
 
 
+_LIMITS = ("ttft_ms", "tpot_ms", "output_tokens_per_s")
+
+
 def _output(what: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """-o FILE."""
     kind = click.Path(dir_okay=False, path_type=Path)
@@ -174,7 +177,7 @@ def _number(name: str, text: str) -> str | int:
 @click.option("--concurrency", type=int, help="Requests at once.")
 @click.option("--curve", is_flag=True, help="Concurrency for each context length, instead of one point.")
 @click.option("--speed-curve", is_flag=True, help="Tokens/s and latency for each number of requests at once.")
-@click.option("--sessions", type=int, help="The largest context that holds so many requests at once.")
+@click.option("--sessions", type=click.IntRange(1), help="The largest context that holds so many requests at once.")
 @click.option("--batch", help="A file of requests, one JSON object a line, or - for standard input.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def estimate(
@@ -235,12 +238,14 @@ def _batch(source: str, words: tuple[str, ...]) -> int:
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
 @_request_options
-@click.option("--gpus", type=int, help="How many of these cards there are; by default as many as the flags ask for.")
+@click.option(
+    "--gpus", type=click.IntRange(1), help="How many of these cards there are; default: as many as the flags ask for."
+)
 @click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
 @click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
 @_speed_limits
 @click.option("--gpus-per-node", type=int, help="Tensor parallel stays within a node; 8 by default.")
-@click.option("--engines", type=int, help="So many independent engines on these cards, instead of the best number.")
+@click.option("--engines", type=click.IntRange(1), help="So many independent engines, instead of the best number.")
 @click.option("--keep", multiple=True, help="A flag that must stay as it is (several times).")
 @click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
 @click.option("--order", multiple=True, help="A rung to try before the others (several times, in order).")
@@ -252,9 +257,6 @@ def fit(
     gpus: int | None,
     concurrency: float,
     margin_gib: float,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    output_tokens_per_s: float | None,
     gpus_per_node: int | None,
     engines: int | None,
     keep: tuple[str, ...],
@@ -273,15 +275,14 @@ def fit(
     """
     from planner import plan_commands as commands
 
+    limits = {name: options.pop(name) for name in _LIMITS}
     request = _request(words, options)
-    limits = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "output_tokens_per_s": output_tokens_per_s}
-    goal = commands.goal_of(request, concurrency, gpus, margin_gib, engines, gpus_per_node=gpus_per_node, **limits)
-    rungs = {"order": order, "forbid": forbid}
-    show = {"alternatives": alternatives}
+    sizes = {"gpus": gpus, "engines": engines, "gpus_per_node": gpus_per_node}
+    goal = commands.goal_of(request, concurrency, margin_gib, **sizes, **limits)
     if output == Path("-"):
         form, output = "json", None
-    one_way = engines is not None
-    return commands.run_fit(request, goal, commands.kept(keep), rungs, show, form, output, one_way=one_way)
+    climb = {"keep": commands.kept(keep), "order": order, "forbid": forbid, "one_way": engines is not None}
+    return commands.run_fit(request, goal, climb, form, output, show_alternatives=alternatives)
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
@@ -297,9 +298,6 @@ def recommend(
     words: tuple[str, ...],
     concurrency: float,
     margin_gib: float,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    output_tokens_per_s: float | None,
     prices: Path | None,
     forbid: tuple[str, ...],
     top: int,
@@ -309,9 +307,9 @@ def recommend(
     """Which cards, and how many of each, would do for a goal: --gpu names some, comma-separated; else all."""
     from planner import plan_commands as commands
 
+    limits = {name: options.pop(name) for name in _LIMITS}
     request = _request(words, options)
-    limits = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "output_tokens_per_s": output_tokens_per_s}
-    goal = commands.goal_of(request, concurrency, 1, margin_gib, None, **limits)
+    goal = commands.goal_of(request, concurrency, margin_gib, **limits)
     return commands.run_recommend(request, goal, prices, forbid, form, top)
 
 
@@ -324,6 +322,7 @@ def recommend(
 @click.option("--max-model-len", help="4k,8k or 4096:131072:4096 (from, to, step)")
 @click.option("--max-num-seqs", help="64,256")
 @click.option("--max-num-batched-tokens", help="2048,8192")
+@click.option("--concurrency", type=int, help="Requests at once, of which the speed is to be said.")
 @_output("FILE.csv or FILE.parquet.")
 def sweep(words: tuple[str, ...], output: Path | None, **options: Any) -> int:
     """Every combination of comma-separated values (--gpu too), estimated, as a table."""

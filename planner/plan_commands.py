@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 def goal_of(
     request: dict[str, Any],
     concurrency: float,
-    gpus: int | None,
     margin: float,
-    engines: int | None,
+    *,
+    gpus: int | None = None,
+    engines: int | None = None,
     **more: Any,
 ) -> Goal:
     """The goal of a command line. --input-len and --output-len are in the workload; more: other fields of a Goal."""
@@ -65,29 +66,27 @@ def kept(flags: tuple[str, ...]) -> frozenset[str]:
 def run_fit(
     request: dict[str, Any],
     goal: Goal,
-    keep: frozenset[str],
-    rungs: Mapping[str, tuple[str, ...]],
-    show: Mapping[str, bool],
+    climb: Mapping[str, Any],
     form: str,
     output: Path | None,
     *,
-    one_way: bool,
+    show_alternatives: bool,
 ) -> int:
-    """`vllm-fit fit`: 0 with a plan, 1 without. rungs: order and forbid. one_way: the number of engines is given."""
+    """`vllm-fit fit`: 0 with a plan, 1 without. climb: the other arguments of fit_with_replicas."""
     from planner.planning.replicas import fit_with_replicas
     from planner.planning.suggestions import suggestions
 
     inputs = prepare(request)
-    plan = fit_with_replicas(inputs, goal, keep, **rungs, one_way=one_way)
+    plan = fit_with_replicas(inputs, goal, **climb)
     ideas = suggestions(plan.inputs, plan.goal, plan.estimate) if plan.met else ()
     others: Sequence[Option] = ()
-    if show["alternatives"]:
+    if show_alternatives:
         from planner.planning.alternatives import alternatives
 
         others = alternatives(inputs, goal.checked(inputs))
 
     def text() -> str:
-        more = {"alternatives": [option.to_dict() for option in others]} if show["alternatives"] else {}
+        more = {"alternatives": [option.to_dict() for option in others]} if show_alternatives else {}
         return json.dumps({**plan.to_dict(), "suggestions": [idea.to_dict() for idea in ideas], **more}, indent=2)
 
     if output is not None:
@@ -113,8 +112,11 @@ def run_recommend(
     from planner.planning.text import recommendations_text
 
     named = [find_gpu(name) for name in (request.get("gpu") or "").split(",") if name.strip()]
-    cards = named or worth_trying()
-    inputs = prepare({**request, "gpu": cards[0].name})
+    of_one = [key for key in ("gpu_memory_gib", "compute_capability") if key in request]
+    if of_one and len(named) != 1:
+        raise InputError(f"--{of_one[0].replace('_', '-')} is that of one card: name it, and no other, with --gpu")
+    inputs = prepare({**request, "gpu": (named or worth_trying())[0].name})
+    cards = [inputs.gpu] if len(named) == 1 else named
     found = recommend(inputs, goal.checked(inputs), cards, read_prices(prices) if prices else None, forbid=forbid)
     if form == "json":
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))

@@ -450,7 +450,7 @@ def _workload(value: object) -> Workload | None:
 def _check_workload(key: str, number: object) -> None:
     if key in _LENGTHS:
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 10**9:
-            raise InputError(f"workload.{key} = {shown(number)}: must be a whole number of at least 1")
+            raise InputError(f"workload.{key} = {shown(number)}: must be a whole number from 1 to 1,000,000,000")
         return
     low, high = _WORKLOAD_NUMBERS[key]
     if number is None:

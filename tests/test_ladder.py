@@ -29,7 +29,7 @@ from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import speed_of
 from planner.planning.suggestions import suggestions
 from planner.planning.variants import quantized_variants
-from planner.request import prepare
+from planner.request import Inputs, prepare
 from planner.units import GIB
 from tools.ladder_matrix import CARDS, COUNTS, check, problems
 
@@ -306,6 +306,29 @@ def test_recommendations_reach_the_goal_cheapest_first(tmp_path: Path):
         read_prices(prices)
 
 
+def test_recommendations_are_for_the_card_and_the_flags_given(capsys: pytest.CaptureFixture[str]):
+    def recommended(*words: str) -> list[dict[str, Any]]:
+        assert run("recommend", LLAMA_8B, "--format", "json", "--max-model-len", "8192", *words) == 0
+        return list(json.loads(capsys.readouterr().out))
+
+    (two,) = recommended("--gpu", "H100", "--tensor-parallel-size", "2")
+    assert (two["gpus"], two["split"]) == (2, "one engine, TP 2")
+    whole, half = recommended("--gpu", "H100")[0], recommended("--gpu", "H100", "--gpu-memory-gib", "40")[0]
+    assert half["concurrency"] < whole["concurrency"] / 2
+
+
+def test_sequences_are_suggested_for_each_rank():
+    """Four ranks hold 2,100 of these requests, each 525 of them."""
+    launch = {"model": "Qwen/Qwen3-0.6B", "gpu": "L4", "max_model_len": 2048, "max_num_batched_tokens": 8192}
+    one, four = (prepare({**launch, "data_parallel_size": ranks}) for ranks in (1, 4))
+    goal = Goal(gpus=4, input_len=100, output_len=100)
+
+    def flags(inputs: Inputs) -> list[str]:
+        return [found.flag for found in suggestions(inputs, goal, inputs.estimate()) if "seqs" in found.flag]
+
+    assert flags(four) == flags(one) != []
+
+
 def test_two_nodes_are_recommended_where_one_does_not_do():
     inputs = prepare({"model": "deepseek-ai/DeepSeek-V3", "gpu": "H100", "max_model_len": 8192})
     (one,) = recommend(inputs, Goal(), [find_gpu("H100")], forbid=("quantization",))
@@ -338,7 +361,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         ["fit", LLAMA_8B, "--gpu", "H100", "--gpus", "1", "--tensor-parallel-size", "2"],
         ["sweep", LLAMA_8B, "--gpu", "H100", "--max-model-len", "0"],
         ["sweep", LLAMA_8B, "--gpu", "H100", "-o", "x.txt"],
+        ["fit", LLAMA_8B, "--gpu", "H100", "--engines", "0"],
         ["recommend", LLAMA_8B, "--prices", "nowhere.json"],
+        ["recommend", LLAMA_8B, "--gpu", "L4,H100", "--gpu-memory-gib", "20"],
         ["commands", "nowhere.json"],
     ],
 )

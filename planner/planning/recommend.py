@@ -81,9 +81,7 @@ def recommend(
     Cheapest first where there are prices, else by the memory of all cards. cards: empty for the whole catalogue.
     """
     found = [
-        one.at(prices or {})
-        for gpu in cards or worth_trying()
-        for one in _of_card(replace(inputs, gpu=gpu, gpu_request={"gpu": gpu.name}), goal, forbid)
+        one.at(prices or {}) for gpu in cards or worth_trying() for one in _of_card(_on(gpu, inputs), goal, forbid)
     ]
     return tuple(sorted(found, key=rank))
 
@@ -93,6 +91,14 @@ def worth_trying() -> tuple[Gpu, ...]:
     return tuple(
         gpu for gpu in all_gpus() if gpu.memory_bytes is not None and not gpu.unified and gpu.kind in ("cuda", "rocm")
     )
+
+
+def _on(gpu: Gpu, inputs: Inputs) -> Inputs:
+    """The launch on another card, of which others hold as much."""
+    if gpu == inputs.gpu:
+        return inputs
+    used = {key: value for key, value in inputs.gpu_request.items() if key == "gpu_memory_used_gib"}
+    return replace(inputs, gpu=gpu, gpu_request={"gpu": gpu.name, **used})
 
 
 def _of_card(inputs: Inputs, goal: Goal, forbid: tuple[str, ...]) -> Iterator[Recommendation]:

@@ -126,7 +126,8 @@ def _fewer_sequences(inputs: Inputs, goal: Goal, estimate: Estimate) -> Iterator
     engine = estimate.engine
     if engine is None or "max_num_seqs" in inputs.args or goal.request_len is None:
         return
-    wanted = max(16, ceil_div(math.ceil(max(goal.per_engine, 1.25 * goal.held(estimate))), 16) * 16)
+    each = max(goal.per_engine, 1.25 * goal.held(estimate)) / engine.data_parallel_size
+    wanted = max(16, ceil_div(math.ceil(each), 16) * 16)
     if wanted * 2 <= engine.max_num_seqs:
         yield _Idea(
             flag=f"--max-num-seqs {wanted}",
@@ -137,9 +138,12 @@ def _fewer_sequences(inputs: Inputs, goal: Goal, estimate: Estimate) -> Iterator
 
 def _more_sequences(inputs: Inputs, goal: Goal, estimate: Estimate) -> Iterator[_Idea]:
     engine = estimate.engine
-    if engine is None or "max_num_seqs" in inputs.args or goal.held(estimate) < 1.25 * engine.max_num_seqs:
+    if engine is None or "max_num_seqs" in inputs.args:
         return
-    wanted = min(int(goal.held(estimate)) // 64 * 64, 4096)
+    held = goal.held(estimate) / engine.data_parallel_size
+    if held < 1.25 * engine.max_num_seqs:
+        return
+    wanted = min(int(held) // 64 * 64, 4096)
     if engine.max_num_seqs < wanted <= engine.max_num_batched_tokens:
         yield _Idea(
             flag=f"--max-num-seqs {wanted}",
@@ -178,7 +182,7 @@ def _prefix_caching(inputs: Inputs, goal: Goal, estimate: Estimate) -> Iterator[
 def _host_cache(inputs: Inputs, goal: Goal, estimate: Estimate) -> Iterator[_Idea]:
     """Running requests need their blocks on the GPU, so this never makes a launch fit."""
     engine = estimate.engine
-    if engine is None or engine.kv_offloading_size or not engine.enable_prefix_caching:
+    if engine is None or engine.on_cpu or engine.kv_offloading_size or not engine.enable_prefix_caching:
         return
     size = max(1, round(float(gib(min(rank.available_kv_bytes for rank in estimate.ranks) * engine.gpus_per_replica))))
     if engine.vllm_version >= (0, 12):
