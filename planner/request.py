@@ -225,7 +225,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     version = parse_version(_text(request, "vllm_version") or str(NEWEST))
     quant, refused = (None, None) if asks else _quantization(model, loaded, args, what)
     if what is not None:
-        assumed = {**assumed, "weights": f"as a {what} checkpoint made with the usual recipe"}
+        assumed = {**assumed, "weights": f"as a checkpoint in {what}, made with the usual recipe"}
     return Inputs(
         source=source,
         model=model,
@@ -251,6 +251,8 @@ def checkpoint_disagreement(inputs: Inputs) -> str | None:
     """A sentence when the checkpoint's safetensors headers hold clearly more or fewer bytes than the config says."""
     facts = inputs.checkpoint
     if facts is None or not facts.total_bytes or not facts.complete:
+        return None
+    if inputs.what_if_quantization is not None:  # that checkpoint is yet to be made
         return None
     computed = inputs.estimate(EngineArgs({"kv_cache_memory_bytes": 1 * GIB}))
     if not computed.stages:
@@ -278,9 +280,9 @@ def _catalogue_model(source: str, revision: str | None) -> tuple[LoadedConfig, M
 
 
 def _model(source: str, revision: str | None, overrides: Mapping[str, Any]) -> tuple[LoadedConfig, Model]:
-    if not overrides:
-        # A path may change between two requests of one process; a catalogue name cannot.
-        return _catalogue_model(source, revision) if not _on_disk(source) else _read_model(source, revision)
+    # A path may change between two requests of one process; a catalogue name cannot.
+    if not overrides and not _on_disk(source):
+        return _catalogue_model(source, revision)
     loaded = load_config(source, revision=revision)
     loaded = replace(loaded, values=_merged(loaded.values, overrides))
     return loaded, build_model(loaded.config, loaded.name)
@@ -304,10 +306,6 @@ def _on_disk(source: str) -> bool:
         return os.path.lexists(source)
     except ValueError:  # a NUL in it
         return False
-
-
-def _read_model(source: str, revision: str | None) -> tuple[LoadedConfig, Model]:
-    return _catalogue_model.__wrapped__(source, revision)
 
 
 def _checkpoint(loaded: LoadedConfig | None) -> CheckpointFacts | None:

@@ -12,8 +12,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import hf_configs
 from planner.errors import InputError
 from planner.model.checkpoint import LARGEST_HEADER, Stored, local_facts
+from planner.request import answer
 
 INDEX = "model.safetensors.index.json"
 
@@ -179,3 +181,22 @@ def message_of(call: Callable[[], object]) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+def test_files_that_disagree_with_their_config_are_told(tmp_path: Path) -> None:
+    model = "Qwen/Qwen3-0.6B"
+    (tmp_path / "config.json").write_bytes(hf_configs.path(model).read_bytes())
+    weights = answer({"model": model, "gpu": "L4"})["model"]["parameters"]
+
+    def warnings(parameters: int, **more: str) -> list[str]:
+        header = {"w": tensor("BF16", [parameters], 0, 2 * parameters)}
+        with (tmp_path / "model.safetensors").open("wb") as file:
+            file.write(file_of(header))
+            file.truncate(file.tell() + 2 * parameters)
+        said: list[str] = answer({"model": str(tmp_path), "gpu": "L4", **more})["warnings"]
+        return [warning for warning in said if "disagree" in warning]
+
+    assert not warnings(weights)
+    assert len(warnings(weights // 2)) == 1
+    assert not warnings(weights, quantization="fp8")
+    assert not warnings(weights, what_if_quantization="awq"), "that checkpoint is another one, yet to be made"

@@ -197,6 +197,7 @@ def test_longrope_starts_at_the_original_length() -> None:
     [
         ("llama-bias", {"num_attention_heads": 7, "num_key_value_heads": 7}, "num_attention_heads"),
         ("llama-bias", {"num_key_value_heads": 3}, "num_key_value_heads"),
+        ("llama-bias", {"num_key_value_heads": 0}, "num_key_value_heads"),
         ("llama-bias", {"hidden_size": 0}, "hidden_size must be at least 1"),
         ("llama-bias", {"hidden_size": "512"}, "hidden_size must be a whole number"),
         ("llama-bias", {"intermediate_size": None, "model_type": "other"}, "intermediate_size"),

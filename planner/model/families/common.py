@@ -72,7 +72,7 @@ def dims(config: Config, *, kv_heads: int | None = None) -> Dims:
     """
     hidden = config.int("hidden_size")
     heads = config.int("num_attention_heads")
-    kv_heads = kv_heads or config.optional_int("num_key_value_heads") or heads
+    kv_heads = kv_heads or config.optional_int("num_key_value_heads", minimum=1) or heads
     head_dim = config.optional_int("head_dim") or 0
     if not head_dim:
         if hidden % heads:
