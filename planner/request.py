@@ -23,7 +23,7 @@ from planner.hardware.catalogue import Gpu, find_gpu, with_memory
 from planner.memory.budget import Estimate, estimate
 from planner.memory.draft import Draft, draft_of
 from planner.memory.quantization import Quantization, quantization
-from planner.memory.quantization.recipes import what_if
+from planner.memory.quantization.recipes import recipe_for, what_if
 from planner.model.architecture import Model
 from planner.model.checkpoint import CheckpointFacts, hub_facts, local_facts
 from planner.model.config import CONFIG_FILE, Config
@@ -225,7 +225,8 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     version = parse_version(_text(request, "vllm_version") or str(NEWEST))
     quant, refused = (None, None) if asks else _quantization(model, loaded, args, what)
     if what is not None:
-        assumed = {**assumed, "weights": f"as a checkpoint in {what}, made with the usual recipe"}
+        made = f"as a checkpoint in {what}, made with the usual recipe: {recipe_for(what).what}"
+        assumed = {**assumed, "weights": made}
     return Inputs(
         source=source,
         model=model,

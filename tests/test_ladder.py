@@ -457,6 +457,19 @@ def test_a_no_means_that_no_combination_of_changes_would_do(
         assert plan.cost <= dearest
 
 
+@pytest.mark.parametrize(
+    ("model", "smaller"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", {"Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4"}),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", set()),
+        ("moonshotai/Kimi-K2.5", set()),
+    ],
+)
+def test_smaller_forms_are_smaller(model: str, smaller: set[str]):
+    """By the bits that the checkpoint itself has, not by those that its method usually has."""
+    assert {found.model for found in quantized_variants(prepare({"model": model, "gpu": "B200"}))} == smaller
+
+
 def test_what_did_not_help_is_tried_again():
     """A smaller KV cache is of no use until the weights fit; then it takes the place of dearer changes."""
     plan = fit(prepare({"model": "Qwen/Qwen3-32B", "gpu": "4090", "max_model_len": 16000}), Goal(gpus=2, concurrency=8))

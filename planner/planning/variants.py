@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import hf_configs
 from planner.memory.quantization.recipes import recipe_for
+from planner.model.modules import Placement
 from planner.planning.change import Change
 from planner.request import Inputs
 
@@ -95,9 +96,17 @@ def quantized_variants(inputs: Inputs, *, refused: bool = False) -> Iterator[Cha
         yield from _known(known, inputs.gpu.capability, below=16)
         yield from _to_be_made(known, inputs.gpu.capability)
         return
-    bits = inputs.quantization.about.bits_per_weight
     if inputs.args.get("quantization") is None:
-        yield from _known(known, inputs.gpu.capability, below=16 if refused else bits - 1)
+        yield from _known(known, inputs.gpu.capability, below=16 if refused else _bits(inputs) - 1)
+
+
+def _bits(inputs: Inputs) -> float:
+    """Of a weight, without scales, in the largest matrix of the middle layers: others are often left in 16 bits."""
+    model, middle = inputs.model, len(inputs.model.layers) // 2
+    at = Placement(quantization=inputs.quantization, prefix=f"{model.layer_prefix}{middle}.")
+    modules = [module for layer in model.layers[middle : middle + 8] for module in layer.quantizable]
+    scheme = at.scheme(max(modules, key=lambda module: module.parameters)) if modules else None
+    return 16.0 if scheme is None else scheme.bits
 
 
 def _known(known: Mapping[str, str], capability: int | None, *, below: float) -> Iterator[Change]:
@@ -119,7 +128,7 @@ def _to_be_made(known: Mapping[str, str], capability: int | None) -> Iterator[Ch
             yield Change(
                 summary=f"{article} {form.name} checkpoint, which must be made first (the catalogue has none)",
                 quality_cost=form.quality_cost,
-                cost=max(form.cost, recipe_for(form.make).facts.quality),
+                cost=max(form.cost, recipe_for(form.make).quality),
                 what_if_quantization=form.make,
             )
 

@@ -46,17 +46,6 @@ class Scheme(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a person wants to know of a method before choosing it."""
-
-    description: str
-    bits_per_weight: float
-    """Of a quantized layer, scales included."""
-    quality: int
-    """0 is lossless; 1 hardly measurable, 2 small, 3 noticeable on hard tasks: the order in which to try them."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantization:
     """One quantization method with its parameters, for one model."""
@@ -65,7 +54,6 @@ class Quantization:
     """vLLM's name of the method after it has normalized it ("auto_awq")."""
     min_capability: ClassVar[int] = 75
     """Compute capability x 10 below which vLLM refuses the method; a scheme may need more."""
-    facts: ClassVar[Facts]
     last_version: ClassVar[tuple[int, int] | None] = None
     """The last minor version of vLLM that has the method; None: the newest known has it."""
     exact: ClassVar[bool] = True
@@ -79,7 +67,6 @@ class Quantization:
     """Made by `what_if`: no such checkpoint has been seen."""
     notes: tuple[str, ...] = ()
     """What a person should know of how vLLM reads this config, each a sentence."""
-    facts_of_recipe: Facts | None = None
     _memo: dict[str, Scheme | None] = field(default_factory=dict, init=False, repr=False)
 
     def scheme_for(self, module: Linear | Experts | LmHead, at: Placement) -> Scheme | None:
@@ -116,11 +103,6 @@ class Quantization:
         """Refusal where this version of vLLM does not know the method."""
         if self.last_version is not None and version[:2] > self.last_version:
             raise Refusal("unknown_quantization", f"Unknown quantization method: {self.name}.", "--quantization")
-
-    @property
-    def about(self) -> Facts:
-        """What a person wants to know of it."""
-        return self.facts if self.facts_of_recipe is None else self.facts_of_recipe
 
     def layer_key(self, layer: Layer, at: Placement) -> Hashable:
         """Equal for layers (of one Layer object) whose modules all get the same schemes: they are summed once."""
@@ -277,7 +259,6 @@ class Ignored(Quantization):
 
     name = "none"
     min_capability = 0
-    facts = Facts("not quantized", 16.0, 0)
 
     def scheme_for(self, module: Linear | Experts | LmHead, at: Placement) -> Scheme | None:  # noqa: ARG002
         """None: everything stays in the model's dtype."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from planner.memory.quantization import Facts, Quantization, Scheme, method, online_method
+from planner.memory.quantization import Quantization, Scheme, method, online_method
 from planner.memory.quantization.names import NameList
 from planner.memory.quantization.schemes import Matrix, Named, Stack, Stored
 from planner.units import ceil_div
@@ -73,7 +73,6 @@ class BitsAndBytes(Quantization):
     min_capability = 70
     last_version = (0, 27)
     exact = False
-    facts = Facts("4-bit NormalFloat weights", 4.5, 2)
 
     def __post_init__(self) -> None:
         _ = self.scheme, self.skipped

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Refusal
-from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization import Quantization, Scheme, method
 from planner.memory.quantization.names import NameList, compiled, shard_names
 from planner.memory.quantization.schemes import BlockFloat, Fp8, Int8, Packed, PackedFp8Activations
 
@@ -89,7 +89,6 @@ class CompressedTensors(Quantization):
     min_capability = 75
     """Of the schemes in use (compressed_tensors/schemes, get_min_capability, 0.32); the method itself says 70."""
     dtypes = ("float32", "bfloat16", "float16")
-    facts = Facts("llm-compressor's format; see the scheme of its groups", 8.0, 1)
 
     def __post_init__(self) -> None:
         for group in self.groups:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from planner.errors import InputError
-from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization import Quantization, Scheme, method
 from planner.memory.quantization.microscaling import MXFP4_EXPERTS, NVFP4_EXPERTS
 from planner.memory.quantization.names import NameList, skipped
 from planner.memory.quantization.schemes import FP32, Fp8
@@ -21,7 +21,6 @@ class Fp8Checkpoint(Quantization):
 
     name = "fp8"
     min_capability = 75
-    facts = Facts("8-bit floating point weights and activations", 8.0, 1)
 
     def __post_init__(self) -> None:
         _ = self.scheme, self.ignored

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Refusal
-from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization import Quantization, Scheme, method
 from planner.memory.quantization.names import NameList, all_or_none, compiled, shard_names, skipped
 from planner.memory.quantization.schemes import Awq, Packed
 
@@ -31,7 +31,6 @@ class AwqCheckpoint(Quantization):
 
     name = "auto_awq"
     min_capability = 75
-    facts = Facts("4-bit integer weights with zero points, chosen by activations", 4.25, 2)
 
     def __post_init__(self) -> None:
         _ = self.scheme, self.ignored
@@ -80,7 +79,6 @@ class GptqCheckpoint(Quantization):
 
     name = "auto_gptq"
     min_capability = 60
-    facts = Facts("4-bit integer weights (GPTQ), symmetric", 4.16, 2)
 
     def __post_init__(self) -> None:
         _ = self.scheme, self.rules, self.quantized

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization import Quantization, Scheme, method
 from planner.memory.quantization.kernels import HOPPER
 from planner.memory.quantization.schemes import FP32, BlockFloat, Matrix, Named, Stack
 from planner.units import round_up
@@ -121,7 +121,6 @@ class Mxfp4Checkpoint(Quantization):
     name = "mxfp4"
     min_capability = 80
     dtypes = ("bfloat16",)
-    facts = Facts("4-bit floating point experts, scaled per 32", 4.25, 1)
 
     def linear_scheme(self, name: str, packed: Sequence[str]) -> Scheme | None:  # noqa: ARG002
         """None: linear layers stay in the model's dtype."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Refusal
-from planner.memory.quantization import Facts, Quantization, Scheme, method
+from planner.memory.quantization import Quantization, Scheme, method
 from planner.memory.quantization.microscaling import MODELOPT_EXPERT_SCALARS
 from planner.memory.quantization.names import NameList, skipped
 from planner.memory.quantization.schemes import BlockFloat, Fp8
@@ -55,7 +55,6 @@ class ModelOptCheckpoint(Quantization):
 
     name = "modelopt"
     min_capability = 75
-    facts = Facts("4-bit floating point weights and activations, scaled per 16", 4.5, 2)
 
     def __post_init__(self) -> None:
         if self.algo != "MIXED_PRECISION":

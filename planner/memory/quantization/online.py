@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from planner.errors import Refusal
-from planner.memory.quantization import Facts, Quantization, Scheme, online_method
+from planner.memory.quantization import Quantization, Scheme, online_method
 from planner.memory.quantization.kernels import BLACKWELL, has_fp8_cores
 from planner.memory.quantization.microscaling import MXFP4_EXPERTS
 from planner.memory.quantization.schemes import BlockFloat, Fp8, Int8, Matrix, Named, Stack
@@ -26,7 +26,6 @@ class Online(Quantization):
 
     name: ClassVar[str] = "online"
     min_capability: ClassVar[int] = 75
-    facts: ClassVar[Facts]
     of_linears: ClassVar[Scheme | None]
     of_experts: ClassVar[Scheme | None]
 
@@ -85,7 +84,6 @@ class Nvfp4PerToken(BlockFloat):
 class OnlineFp8(Online):
     """W8A8 with one scale a weight (online/fp8.py Fp8PerTensorOnlineLinearMethod)."""
 
-    facts = Facts("8-bit floating point, one scale per weight, quantized while loading", 8.0, 1)
     of_linears = of_experts = Fp8(scales="tensor")
 
 
@@ -94,7 +92,6 @@ class OnlineFp8(Online):
 class OnlineFp8Block(Online):
     """W8A8 in blocks of 128 x 128, rows padded to whole blocks."""
 
-    facts = Facts("8-bit floating point in blocks of 128 x 128, quantized while loading", 8.002, 1)
     of_linears = of_experts = Fp8(scales="block", must_divide="nothing", whole_blocks=True)
 
 
@@ -103,7 +100,6 @@ class OnlineFp8Block(Online):
 class OnlineFp8Channel(Online):
     """W8A8 with a scale per output channel; no Marlin, so Ada and newer only."""
 
-    facts = Facts("8-bit floating point, a scale per output channel, quantized while loading", 8.01, 1)
     of_linears = Fp8PerChannel(scales="channel")
     of_experts = Fp8PerChannel(scales="channel", cutlass_experts=True)
 
@@ -113,7 +109,6 @@ class OnlineFp8Channel(Online):
 class OnlineMxfp8(Online):
     """8-bit floats with an e8m0 scale per 32; W8A16 on Marlin before Blackwell."""
 
-    facts = Facts("8-bit floating point scaled per 32, quantized while loading", 8.25, 1)
     of_linears = of_experts = BlockFloat(width=8, group=32, scalars=0)
 
 
@@ -122,7 +117,6 @@ class OnlineMxfp8(Online):
 class OnlineMxfp4(Online):
     """4-bit floats with an e8m0 scale per 32; W4A16 on Marlin before Blackwell."""
 
-    facts = Facts("4-bit floating point scaled per 32, quantized while loading", 4.25, 3)
     of_linears = BlockFloat(width=4, group=32, scalars=0)
     of_experts = MXFP4_EXPERTS
 
@@ -133,7 +127,6 @@ class OnlineInt8Experts(Online):
     """Experts alone, with a scale per output channel (experts_int8.py)."""
 
     min_capability = 80
-    facts = Facts("8-bit integer experts, quantized while loading; the rest stays in 16 bits", 8.01, 1)
     of_linears = None
     of_experts = Int8()
 
@@ -143,6 +136,5 @@ class OnlineInt8Experts(Online):
 class OnlineNvfp4Experts(Online):
     """A model without experts is left as it is, on any card."""
 
-    facts = Facts("4-bit floating point experts, quantized while loading; the rest stays in 16 bits", 4.5, 2)
     of_linears = None
     of_experts = Nvfp4PerToken(scalars=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
-from planner.memory.quantization import Facts, Quantization, quantization
+from planner.memory.quantization import Quantization, quantization
 from planner.model.modules import Experts
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ _KEPT = (
 class Recipe:
     """How a format's tools quantize a model unless told otherwise."""
 
-    facts: Facts
+    what: str
+    """How it stores a weight, for people."""
+    quality: int
+    """What it costs: 1 hardly measurable, 2 small, 3 noticeable on hard tasks."""
     parameters: Callable[[int], Mapping[str, object]]
     """The quantization_config that such a checkpoint would have, for a size of groups."""
     min_capability: int = 75
@@ -79,11 +82,13 @@ def _gptq(bits: int, group: int) -> Mapping[str, object]:
 
 RECIPES: Mapping[str, Recipe] = {
     "fp8": Recipe(
-        Facts("8-bit floating point weights (a scale per channel) and activations", 8.01, 1),
+        "8-bit floating point weights (a scale per channel) and activations",
+        1,
         lambda _: _group(_float(8, strategy="channel"), _float(8, strategy="token", dynamic=True), "float-quantized"),
     ),
     "fp8_block": Recipe(
-        Facts("8-bit floating point weights in blocks of 128 x 128, as DeepSeek and Qwen publish them", 8.002, 1),
+        "8-bit floating point weights in blocks of 128 x 128, as DeepSeek and Qwen publish them",
+        1,
         lambda _: _group(
             _float(8, strategy="block", block_structure=[128, 128]),
             _float(8, strategy="group", group_size=128, dynamic=True),
@@ -91,16 +96,19 @@ RECIPES: Mapping[str, Recipe] = {
         ),
     ),
     "w8a8": Recipe(
-        Facts("8-bit integer weights (a scale per channel) and activations", 8.01, 1),
+        "8-bit integer weights (a scale per channel) and activations",
+        1,
         lambda _: _group(_int(8, strategy="channel"), _int(8, strategy="token", dynamic=True), "int-quantized"),
     ),
     "w8a16": Recipe(
-        Facts("8-bit integer weights in groups of 128, 16-bit activations", 8.13, 1),
+        "8-bit integer weights in groups of 128, 16-bit activations",
+        1,
         lambda group: _group(_int(8, strategy="group", group_size=group), None, "pack-quantized"),
     ),
-    "gptq-int8": Recipe(Facts("8-bit integer weights (GPTQ) in groups of 128", 8.13, 1), lambda group: _gptq(8, group)),
+    "gptq-int8": Recipe("8-bit integer weights (GPTQ) in groups of 128", 1, lambda group: _gptq(8, group)),
     "nvfp4": Recipe(
-        Facts("4-bit floating point weights and activations, scaled per 16", 4.5, 2),
+        "4-bit floating point weights and activations, scaled per 16",
+        2,
         lambda _: _group(
             _float(4, strategy="tensor_group", group_size=16),
             _float(4, strategy="tensor_group", group_size=16, dynamic="local"),
@@ -108,17 +116,17 @@ RECIPES: Mapping[str, Recipe] = {
         ),
     ),
     "mxfp4": Recipe(
-        Facts("4-bit floating point weights, scaled per 32", 4.25, 3),
+        "4-bit floating point weights, scaled per 32",
+        3,
         lambda _: _group(
             _float(4, strategy="group", group_size=32, scale_dtype="torch.uint8"), None, "mxfp4-pack-quantized"
         ),
     ),
-    "awq": Recipe(
-        Facts("4-bit integer weights with zero points in groups of 128, chosen by activations", 4.25, 2), _awq
-    ),
-    "gptq": Recipe(Facts("4-bit integer weights (GPTQ) in groups of 128", 4.13, 2), lambda group: _gptq(4, group)),
+    "awq": Recipe("4-bit integer weights with zero points in groups of 128, chosen by activations", 2, _awq),
+    "gptq": Recipe("4-bit integer weights (GPTQ) in groups of 128", 2, lambda group: _gptq(4, group)),
     "w4a16": Recipe(
-        Facts("4-bit integer weights in groups of 128, 16-bit activations", 4.13, 2),
+        "4-bit integer weights in groups of 128, 16-bit activations",
+        2,
         lambda group: _group(_int(4, strategy="group", group_size=group), None, "pack-quantized"),
     ),
 }
@@ -131,7 +139,7 @@ def what_if(model: Model, name: str) -> Quantization:
     """The Quantization of an imagined checkpoint of this model. InputError where the format is unknown."""
     recipe = recipe_for(name)
     made = quantization(recipe.parameters(_group_size(model)), model, f"--what-if-quantization {name}")
-    return replace(made, assumed=True, facts_of_recipe=recipe.facts)
+    return replace(made, assumed=True)
 
 
 def _group_size(model: Model) -> int:
