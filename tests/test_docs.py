@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,26 @@ def keys_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inside in value:
             yield from keys_of(inside)
+
+
+def test_the_gate_prints_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deploy").mkdir()
+    launch = ROOT / "tests" / "gate" / "corpus" / "yaml" / "kubernetes" / "deployment-fewer-gpus.yaml"
+    shutil.copyfile(launch, tmp_path / "deploy" / "qwen.yaml")
+    code, out, _ = run(capsys, "gate", "deploy", "--gpu", "H100", "--offline")
+    (example,) = re.findall(r"^(    deploy/qwen\.yaml:.*?\n)\n", TEXTS["gate.md"], re.MULTILINE | re.DOTALL)
+    assert (code, out.partition("\n\n")[0] + "\n") == (1, textwrap.dedent(example))
+
+
+def test_the_gates_json_has_the_keys_of_its_page(tmp_path: Path, capsys: Any) -> None:
+    (shape,) = re.findall(r"^    (\{\"launches\".*?\}\})$", TEXTS["gate.md"], re.MULTILINE | re.DOTALL)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message=x"], check=True)
+    (tmp_path / "serve.sh").write_text("vllm serve Qwen/Qwen3-32B --max-model-len 8192\n")
+    code, out, _ = run(capsys, *shlex.split(f"gate {tmp_path} --gpu L4 --offline --changed-since HEAD --format json"))
+    assert (code, set(keys_of(json.loads(out)))) == (1, set(re.findall(r'"(\w+)"(?=[,:}\]])', shape)))
 
 
 PLACES = re.compile(
