@@ -13,6 +13,7 @@ import click
 
 from planner import __version__
 from planner.errors import InputError, bug
+from planner.gate.formats import FORMATS
 from planner.text import printable
 
 FITS, DOES_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -475,9 +476,7 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
 )
 @click.option("--changed-since", metavar="REV", help="Only launches that changed since this revision, and how.")
 @click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of vllm-fit.yaml, for editors, and end.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "github", "markdown"]), default="text"
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text")
 @_output("Write it to a file.")
 def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema: bool, **options: Any) -> int:
     """Read deployment files, find every vLLM launch in them, and fail where one would not start or breaks the policy.

@@ -24,7 +24,8 @@ def changed_since(paths: Sequence[Path], options: Options, name: str) -> list[Ou
     policy = policy_of(paths, options)
     now = [one for one in collect(paths, options, policy) if not _is_unread(one, revision)]
     there = [path for path in paths if path.exists()]
-    with revision.files([*there, *_policy_files(policy)], _is_wanted) as folder:
+    policy_file = [policy.path] if policy.path is not None else []
+    with revision.files([*there, *policy_file], _is_wanted) as folder:
         tree = _old_tree(there, revision, folder)
         old = collect([path for path in tree.paths if path.exists()], options, policy, tree)
         same_rules = _same_policy(policy, revision, folder)
@@ -163,10 +164,6 @@ def _flag(name: str) -> str:
         return flag_of(name)
     except KeyError:
         return name
-
-
-def _policy_files(policy: policies.Policy) -> list[Path]:
-    return [policy.path] if policy.path is not None else []
 
 
 def _same_policy(policy: policies.Policy, revision: Revision, folder: Path) -> bool:

@@ -206,11 +206,11 @@ def _ssh(words: Sequence[Word], context: Context) -> list[Launch]:
 
 def _nested(script: Word, context: Context, arguments: Sequence[Word] = ()) -> list[Launch]:
     """The launches of a script in one word. arguments: its $0, $1 …"""
-    from planner.gate.readers.shell import script as read_script
+    from planner.gate.bash.walk import launches_in
 
     given: dict[str, str | None] = {"0": "sh"}
     given |= {str(i): None if word.unknown else word.text for i, word in enumerate(arguments)}
-    return read_script(script.text, context.deeper(given), first_line=script.line)
+    return launches_in(script.text, context.deeper(given), script.line)
 
 
 def _wrapper(words: Sequence[Word], context: Context) -> list[Launch]:

@@ -33,6 +33,16 @@ def version_of(image: str) -> str | None:
     return found[1] if found else None
 
 
+def installed_version(texts: Sequence[str]) -> str | None:
+    """The vLLM that a command installs: pip install vllm==0.11.0."""
+    if "install" in texts or "add" in texts:
+        for text in texts:
+            pinned = re.fullmatch(r"vllm(?:\[[\w,-]+\])?==v?(\d+\.\d+(?:\.\d+)?)(?:[.+-]\w[\w.]*)?", text)
+            if pinned:
+                return pinned[1]
+    return None
+
+
 def serves(image: str) -> bool:
     """Whether the image's own entry point is vLLM's server, so that what follows are its arguments."""
     name, _ = _split(image)

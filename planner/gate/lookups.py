@@ -23,7 +23,6 @@ def judged_in_time(found: Sequence[Found], judge: Callable[[Found], Outcome], se
     """The outcome of each, in order; unknown for those whose model the Hub did not give in time."""
     far = [index for index, one in enumerate(found) if _needs_hub(one)]
     waiting = _Waiting(found, judge, far)
-    waiting.start()
     near = set(range(len(found))) - set(far)
     outcomes = {index: judge(found[index]) for index in sorted(near)}
     outcomes |= waiting.results(seconds)
@@ -46,13 +45,10 @@ class _Waiting:
 
     def __init__(self, found: Sequence[Found], judge: Callable[[Found], Outcome], indices: Sequence[int]) -> None:
         self.found, self.judge, self.count = found, judge, len(indices)
-        self.started = time.monotonic()
         self.jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[tuple[int, Outcome | BaseException]] = queue.SimpleQueue()
         for index in indices:
             self.jobs.put(index)
-
-    def start(self) -> None:
         self.started = time.monotonic()
         for _ in range(min(_AT_ONCE, self.count)):
             threading.Thread(target=self._work, daemon=True).start()

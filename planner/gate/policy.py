@@ -143,7 +143,7 @@ def load(path: Path) -> Policy:
     return Policy(
         folder=path.parent,
         path=path,
-        base=replace(Rules(), **_changes(values)),
+        base=Rules(**_changes(values)),
         overrides=tuple(
             Override(paths=tuple(entry["paths"]), changes=_changes(entry)) for entry in values.get("overrides", ())
         ),

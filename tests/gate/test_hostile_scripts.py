@@ -22,6 +22,11 @@ def _many(line: str, count: int) -> str:
 HOSTILE: dict[str, tuple[str, str]] = {
     "variables that double": ("a.sh", "A=vllm\n" + "A=$A$A\n" * 200 + "vllm serve $A\n"),
     "arrays that double": ("a.sh", "A=(vllm)\n" + 'A+=("${A[@]}")\n' * 60 + 'vllm serve "${A[@]}"\n'),
+    "a variable that is added to itself": ("a.sh", "A=vllm\n" + "A+=$A\n" * 20_000 + "vllm serve $A\n"),
+    "many ways through, an array empty or not there": (
+        "a.sh",
+        "if [ $X = y ]; then A=(); fi\n" + _many("if [ $X@ = y ]; then A@=1; fi\n", 9) + 'vllm serve x "${A[@]}"\n',
+    ),
     "open substitutions": ("a.sh", "vllm serve " + "$(" * 20_000),
     "open quotes": ("a.sh", "vllm serve x " + '"' * 100_001),
     "open expansions": ("a.sh", "vllm serve " + "${A:-" * 5_000),

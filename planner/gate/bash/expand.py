@@ -12,16 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
-from planner.gate.bash.state import State, Value, only_text
+from planner.gate.bash.state import MAX_TEXT, MAX_WORDS, TOO_LONG, State, Value, only_text
 from planner.gate.launch import Place, Word
 
 if TYPE_CHECKING:
     from tree_sitter import Node
-
-MAX_TEXT = 1 << 16
-"""Characters of a value: A=$A$A doubles with each line."""
-MAX_WORDS = 5_000
-"""Of an array, and of one argument."""
 
 
 def expanded(text: str, state: State, line: int) -> Word:
@@ -252,7 +247,7 @@ class _Builder:
             self.ensure()
             assert self.parts is not None
             if self.size > MAX_TEXT:
-                self.missing = self.missing or "a value of more than 64 KiB"
+                self.missing = self.missing or TOO_LONG
             else:
                 self.parts.append(text)
                 self.size += len(text)
@@ -326,8 +321,13 @@ _LITERAL: Mapping[str, Callable[[str], str]] = {
 _DEFAULTS = frozenset((":-", "-", ":=", "=", ":?", "?", ":+", "+"))
 
 
-def _cut(text: str, pattern: str, *, front: bool, longest: bool) -> str:
-    """${A#pattern} and its like."""
+_MAX_CUT = 500
+
+
+def _cut(text: str, pattern: str, *, front: bool, longest: bool) -> str | None:
+    """${A#pattern} and its like; None for a text so long that trying every piece of it would take too long."""
+    if len(text) > _MAX_CUT:
+        return None
     matches = re.compile(fnmatch.translate(pattern)).match
     lengths = range(len(text) + 1)
     for length in reversed(lengths) if longest else lengths:
@@ -338,10 +338,10 @@ def _cut(text: str, pattern: str, *, front: bool, longest: bool) -> str:
 
 
 _CHANGES: Mapping[str, Callable[[str, str], str | None]] = {
-    "#": lambda text, pattern: _cut(text[:500], pattern, front=True, longest=False),
-    "##": lambda text, pattern: _cut(text[:500], pattern, front=True, longest=True),
-    "%": lambda text, pattern: _cut(text[:500], pattern, front=False, longest=False),
-    "%%": lambda text, pattern: _cut(text[:500], pattern, front=False, longest=True),
+    "#": lambda text, pattern: _cut(text, pattern, front=True, longest=False),
+    "##": lambda text, pattern: _cut(text, pattern, front=True, longest=True),
+    "%": lambda text, pattern: _cut(text, pattern, front=False, longest=False),
+    "%%": lambda text, pattern: _cut(text, pattern, front=False, longest=True),
     "^^": lambda text, pattern: None if pattern else text.upper(),
     ",,": lambda text, pattern: None if pattern else text.lower(),
 }

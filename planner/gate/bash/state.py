@@ -1,8 +1,8 @@
-"""What a script has set at one point of it."""
+"""What a script has set at one point of it, and such states together, one for each way through."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 Value = tuple[Word, ...]
 """A variable's: one word, or those of an array."""
+MAX_TEXT = 1 << 16
+"""Characters of a value: A=$A$A doubles with each line."""
+TOO_LONG = "a value of more than 64 KiB"
+MAX_WORDS = 5_000
+"""Of an array, and of one argument."""
+MAX_STATES = 8
+"""Ways through a script that are followed at once; beyond, what they set differently is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +71,38 @@ def initial(environment: Mapping[str, str | None], line: int) -> State:
             variables[name] = (word,)
     given = tuple(positional[i] for i in takewhile(positional.__contains__, count(1))) if 0 in positional else None
     return State(variables=variables, exported=frozenset(variables), positional=given)
+
+
+def appended(old: Value | None, more: Value, *, array: bool) -> Value:
+    """A variable's value after A+=more, or after A+=(more) for an array."""
+    if array:
+        return (*(old or ()), *more)[:MAX_WORDS]
+    if not old:
+        return more
+    last = old[0]
+    text = last.text + (more[0].text if more else "")
+    unknown = last.unknown or (more[0].unknown if more else None) or (TOO_LONG if len(text) > MAX_TEXT else None)
+    return (replace(last, text=text[:MAX_TEXT], unknown=unknown), *old[1:])
+
+
+def unique(states: Sequence[State]) -> list[State]:
+    """Each once."""
+    found: list[State] = []
+    for state in states:
+        if not any(state is other or state == other for other in found):
+            found.append(state)
+    return found
+
+
+def bounded(states: list[State]) -> list[State]:
+    """At most MAX_STATES: beyond, one in which what differs is unknown."""
+    states = unique(states)
+    if len(states) <= MAX_STATES:
+        return states
+    merged = dict(states[0].variables)
+    for name in {name for state in states for name in state.variables}:
+        values = [state.variables.get(name) for state in states]
+        if any(value != values[0] for value in values):
+            line = next((value[0].line for value in values if value), 1)  # an array with nothing in it has none
+            merged[name] = (Word(text=f"${name}", line=line, unknown=f"${name}"),)
+    return [replace(states[0], variables=merged)]

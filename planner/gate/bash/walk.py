@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
-from planner.gate.bash.expand import MAX_WORDS, Expander
+from planner.gate.bash.documents import here_document
+from planner.gate.bash.expand import Expander
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
-from planner.gate.bash.state import State, Value, initial, only_text
+from planner.gate.bash.state import State, Value, appended, bounded, initial, only_text, unique
 from planner.gate.bash.truth import truth
 from planner.gate.command import Context, launches_of
+from planner.gate.containers import installed_version
 from planner.gate.launch import Launch, Word
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-MAX_STATES = 8
-"""Ways through a script that are followed at once; beyond, what they set differently is unknown."""
 MAX_STEPS = 20_000
 MAX_REPEATS = 50
 """Times round a for loop."""
@@ -34,7 +34,10 @@ MAX_CALLS = 8
 
 
 def launches_in(text: str, context: Context, first_line: int) -> list[Launch]:
-    """The launches of a script, each once, in the order of their lines."""
+    """The launches of a script that stands in the file from first_line on, each once, in the order of their lines.
+
+    A launch's own lines are those of its command, or the context's where that is settled.
+    """
     walker = _Walker(context, first_line)
     states = walker.run(
         tree_of(text, context.source.file), [initial(context.environment, first_line).with_(gpus=context.gpus_here)]
@@ -66,14 +69,12 @@ class _Walker:
         statement = _STATEMENTS.get(node.type)
         if statement is None:
             return self._all(node.children, states, depth)
-        return _bounded([after for state in states for after in statement(self, node, state, depth)])
+        return bounded([after for state in states for after in statement(self, node, state, depth)])
 
     def _all(self, nodes: Iterable[Node], states: list[State], depth: int) -> list[State]:
         for node in nodes:
             if node.is_named and node.type not in _WORDS:
                 states = self.run(node, states, depth + 1)
-            elif node.type == "heredoc_body":
-                continue
         return states
 
     def uncalled(self, states: list[State]) -> None:
@@ -109,7 +110,7 @@ class _Walker:
             self._substitutions(value_node, state, depth)
             value = self._expander(state).value(value_node)
         if any(child.type == "+=" for child in node.children):
-            value = _appended(
+            value = appended(
                 state.variables.get(name), value, array=value_node is not None and value_node.type == "array"
             )
         return state.set(name, value, export=export)
@@ -182,29 +183,19 @@ class _Walker:
         return states
 
     def _here_document(self, redirect: Node, body: Node | None, whole: Node, state: State) -> None:
-        start = next((child for child in redirect.children if child.type == "heredoc_start"), None)
-        content = next((child for child in redirect.children if child.type == "heredoc_body"), None)
-        if start is None or content is None or "vllm" not in text_of(content).lower():
-            return
-        text = text_of(content)
-        if any(child.type == "<<-" for child in redirect.children):
-            text = re.sub(r"(?m)^\t+", "", text)
-        first_line = self.first_line + content.start_point.row
-        if content.start_point.column and not text.startswith("\n"):
-            text = text.lstrip("\t")
         words = [word for child in (body.named_children if body else ()) for word in self._expander(state).words(child)]
-        expanded = not re.search(r"[\"'\\]", text_of(start))
-        kind = _kind_of_document(words, _targets(whole, redirect, self._expander(state)))
-        if expanded:
-            text = re.sub(r"\\([\\$`])", r"\1", text)
-        if kind == "script":
+        found = here_document(redirect, words, _targets(whole, redirect, self._expander(state)))
+        if found is None:
+            return
+        first_line = self.first_line + found.row
+        if found.kind == "script":
             far = any(word.text == "ssh" for word in words)
-            known = {name: only_text(value) for name, value in state.variables.items()} if expanded else {}
+            known = {name: only_text(value) for name, value in state.variables.items()} if found.expanded else {}
             environment = {**({} if far else state.environment), **known}
             context = replace(self.context, environment=environment, depth=self.context.depth + 1, settle=False)
-            self.found += launches_in(text, context, first_line) if context.depth < _MAX_SCRIPTS else []
-        elif kind is not None:
-            self._file(kind, text, first_line)
+            self.found += launches_in(found.text, context, first_line) if context.depth < _MAX_SCRIPTS else []
+        else:
+            self._file(found.kind, found.text, first_line)
 
     def _file(self, name: str, text: str, first_line: int) -> None:
         """A file that the script writes, read as its reader would, at its own lines."""
@@ -234,7 +225,7 @@ class _Walker:
             if not decided and holds is not False:
                 after += ends
             decided = decided or holds is True
-        return _unique(after if decided else [*after, *open_states])
+        return unique(after if decided else [*after, *open_states])
 
     def _truth(self, test: Sequence[Node], state: State) -> bool | None:
         named = [node for node in test if node.is_named and node.type != "comment"]
@@ -257,7 +248,7 @@ class _Walker:
             elif not exhaustive and (subject in patterns or "*" in patterns):
                 after, exhaustive = ends, True
             exhaustive = exhaustive or "*" in patterns
-        return _unique(after if exhaustive else [*after, state])
+        return unique(after if exhaustive else [*after, state])
 
     def for_loop(self, node: Node, state: State, depth: int) -> list[State]:
         variable, body = node.child_by_field_name("variable"), node.child_by_field_name("body")
@@ -290,7 +281,7 @@ class _Walker:
         holds = truth(left, self._expander(state)) if tests else True
         after = self.run(right, before or [state], depth + 1)
         if holds is None:
-            return _unique([*before, *after])
+            return unique([*before, *after])
         return after if holds is (operator == "&&") else before
 
     def apart(self, node: Node, state: State, depth: int) -> list[State]:
@@ -447,48 +438,10 @@ def _is_test(node: Node) -> bool:
     )
 
 
-def _appended(old: Value | None, more: Value, *, array: bool) -> Value:
-    if array:
-        return (*(old or ()), *more)[:MAX_WORDS]
-    if not old:
-        return more
-    last = old[0]
-    unknown = last.unknown or (more[0].unknown if more else None)
-    return (replace(last, text=last.text + (more[0].text if more else ""), unknown=unknown), *old[1:])
-
-
 def _with_installed(words: Sequence[Word], state: State) -> State:
     """Which vLLM the rest of the script launches."""
     version = installed_version([word.text for word in words])
     return state.with_(version=version) if version is not None else state
-
-
-def installed_version(texts: Sequence[str]) -> str | None:
-    """The vLLM that a command installs: pip install vllm==0.11.0."""
-    if "install" in texts or "add" in texts:
-        for text in texts:
-            pinned = re.fullmatch(r"vllm(?:\[[\w,-]+\])?==v?(\d+\.\d+(?:\.\d+)?)(?:[.+-]\w[\w.]*)?", text)
-            if pinned:
-                return pinned[1]
-    return None
-
-
-def _kind_of_document(words: Sequence[Word], targets: Sequence[str]) -> str | None:
-    """What a here-document is: "script" for one that its command runs, or the name of the file that it becomes."""
-    names = [word.text.rpartition("/")[2] for word in words]
-    if any(re.fullmatch(r"(ba|da|z|k)?sh|sbatch|ssh", name) for name in names):
-        return "script"
-    if any(name in ("kubectl", "oc", "docker-compose", "helm") for name in names):
-        return "stdin.yaml"
-    if names[:1] == ["docker"] and "build" not in names:
-        return "compose.yaml"
-    if names[:1] == ["docker"]:
-        return "Dockerfile"
-    if any(re.fullmatch(r"python[\d.]*", name) for name in names):
-        return "stdin.py"
-    written = [*targets, *(word.text for word in words[1:] if names[:1] == ["tee"] or "tee" in names)]
-    name = next((Path(name).name for name in written if re.search(r"\.|Dockerfile|Makefile", name)), None)
-    return "script" if name is not None and re.search(r"\.(ba|z|k)?sh$", name) else name
 
 
 def _targets(whole: Node, redirect: Node, expander: Expander) -> list[str]:
@@ -498,25 +451,3 @@ def _targets(whole: Node, redirect: Node, expander: Expander) -> list[str]:
             destination = child.child_by_field_name("destination")
             found += [word.text for word in expander.words(destination)] if destination is not None else []
     return found
-
-
-def _unique(states: Sequence[State]) -> list[State]:
-    found: list[State] = []
-    for state in states:
-        if not any(state is other or state == other for other in found):
-            found.append(state)
-    return found
-
-
-def _bounded(states: list[State]) -> list[State]:
-    """At most MAX_STATES: beyond, one in which what differs is unknown."""
-    states = _unique(states)
-    if len(states) <= MAX_STATES:
-        return states
-    merged = dict(states[0].variables)
-    for name in {name for state in states for name in state.variables}:
-        values = [state.variables.get(name) for state in states]
-        if any(value != values[0] for value in values):
-            line = next(value[0].line for value in values if value)
-            merged[name] = (Word(text=f"${name}", line=line, unknown=f"${name}"),)
-    return [replace(states[0], variables=merged)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from planner.gate.outcome import Outcome
+if TYPE_CHECKING:
+    from planner.gate.outcome import Outcome
 
 FORMATS: tuple[str, ...] = ("text", "json", "junit", "sarif", "github", "markdown")
 """Each is a module here."""
@@ -14,5 +15,5 @@ FORMATS: tuple[str, ...] = ("text", "json", "junit", "sarif", "github", "markdow
 
 def render(form: str, outcomes: Sequence[Outcome]) -> str:
     """The outcomes in one of FORMATS, ending in a newline."""
-    module = importlib.import_module(f"planner.gate.formats.{form}")
-    return cast(Callable[[Sequence[Outcome]], str], module.render)(outcomes)
+    text: str = importlib.import_module(f"planner.gate.formats.{form}").render(outcomes)
+    return text

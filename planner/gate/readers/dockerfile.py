@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from planner.errors import InputError
 from planner.gate.bash.expand import expanded
 from planner.gate.bash.state import initial
-from planner.gate.bash.walk import installed_version
+from planner.gate.bash.walk import launches_in
 from planner.gate.command import Context, launch_of_image, launches_of
+from planner.gate.containers import installed_version
 from planner.gate.launch import Launch, Word
-from planner.gate.readers.shell import script
 from planner.gate.source import Lookup, Source
 from planner.text import printable
 
@@ -52,7 +52,7 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
     context = Context(source=source, lookup=lookup, line=1, end_line=len(lines), settle=True)
     launches = [launch for stage in _final_stages(source, lines) for launch in _launches(stage, context)]
     for first_line, text in documents:
-        launches += script(text, replace(context, settle=False), first_line)
+        launches += launches_in(text, replace(context, settle=False), first_line)
     return sorted(launches, key=lambda launch: launch.line)
 
 
@@ -175,13 +175,13 @@ def _launches(stage: _Stage, context: Context) -> list[Launch]:
         version=stage.version,
     )
     if entry is not None and entry.words is None:
-        return script(entry.text, around.with_(line=entry.line, end_line=entry.end_line), entry.line)
+        return launches_in(entry.text, around.with_(line=entry.line, end_line=entry.end_line), entry.line)
     if entry is not None:
         assert entry.words is not None
         return launches_of([*entry.words, *_as_words(command)], around)
     assert command is not None
     if command.words is None:
-        return script(command.text, around, command.line)
+        return launches_in(command.text, around, command.line)
     return launch_of_image(command.words, around)
 
 

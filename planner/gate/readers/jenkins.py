@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from planner.gate.bash.walk import launches_in
 from planner.gate.command import Context
 from planner.gate.launch import Launch
-from planner.gate.readers.shell import script
 from planner.gate.source import Lookup, Source
 
 _QUOTED = (
@@ -51,4 +51,4 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
         text = step[kind].replace("\\$", "$").replace("\\\\", "\\")
         # Groovy's own ${env.NAME} and ${params.NAME}, before a shell sees them
         text = re.sub(r"\$\{(?:env|params)\.(\w+)\}", r"${\1}", text)
-        yield from script(text, context.with_(line=line, end_line=line + step[kind].count("\n")), first_line=line)
+        yield from launches_in(text, context.with_(line=line, end_line=line + step[kind].count("\n")), line)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from planner.gate.bash.walk import launches_in
 from planner.gate.command import Context
 from planner.gate.launch import Launch
-from planner.gate.readers.shell import script
 from planner.gate.source import Lookup, Source
 
 _MAX_TEXT = 1 << 16
@@ -28,7 +28,7 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
     for first_line, text in _recipes(source.lines):
         expanded = expander.text(text)
         if "vllm" in expanded.lower():
-            launches += script(expanded, context, first_line)
+            launches += launches_in(expanded, context, first_line)
     return launches
 
 

@@ -13,8 +13,8 @@ from planner.engine.args import EngineArgs, engine_arg_names
 from planner.engine.defaults import Usage
 from planner.errors import InputError
 from planner.gate.arguments import WITHOUT_EFFECT
-from planner.gate.bash.walk import installed_version
 from planner.gate.command import Context, kept, launches_of
+from planner.gate.containers import installed_version
 from planner.gate.launch import Launch, Word, visible_devices
 from planner.gate.readers.python_values import Unknown, Values, dotted, shown
 from planner.gate.source import Lookup, Source
@@ -347,14 +347,14 @@ class _Program:
 
     def _script(self, node: ast.Call, context: Context) -> None:
         """subprocess.run("vllm serve …", shell=True), os.system, shlex.split."""
-        from planner.gate.readers.shell import script  # needs tree-sitter
+        from planner.gate.bash.walk import launches_in  # needs tree-sitter
 
         text = self.values.script(node.args[0])
         if _name_of(node.func) == "split":  # which takes a new line for a space
             text = text.replace("\n", " \\\n")
         if "vllm" in text.lower() and re.search(r"\s", text):
             line = self._line(node)
-            self.found += script(text, context.with_(line=line, end_line=self._end(node), settle=True), line)
+            self.found += launches_in(text, context.with_(line=line, end_line=self._end(node), settle=True), line)
 
     def _line(self, node: ast.expr) -> int:
         return self.first_line - 1 + node.lineno

@@ -13,8 +13,8 @@ from typing import Any
 from planner.engine.args import EngineArgs, find_flag
 from planner.errors import InputError
 from planner.gate import yaml_nodes
-from planner.gate.bash.walk import installed_version
 from planner.gate.command import Context, kept
+from planner.gate.containers import installed_version
 from planner.gate.launch import Launch, Word
 from planner.gate.readers.kserve import model_of
 from planner.gate.readers.pods import Place, cards_of, devices, distinct_cards, substitute

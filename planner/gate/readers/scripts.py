@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from planner.gate.bash.walk import launches_in
 from planner.gate.command import Context, launch_of_image, launches_of
 from planner.gate.launch import Launch
 from planner.gate.readers.matrix import Run, runs_of
 from planner.gate.readers.pods import Place, distinct, distinct_cards
-from planner.gate.readers.shell import script
 from planner.gate.readers.yaml_words import environment_of, listed, over, split
 from planner.gate.yaml_nodes import AnyNode, Scalar, Sequence, Table
 
@@ -149,7 +149,7 @@ def _script(node: Scalar, around: _Around) -> Iterator[Launch]:
     text = re.sub(r"\$?\{\{(.*?)\}\}", lambda found: "${" + re.sub(r"\W+", "_", found[1]).strip("_") + "}", text)
     context = around.context.with_(line=node.first_line, end_line=node.end_line, settle=node.folded)
     for card in distinct_cards(around.cards) or (None,):
-        yield from script(text, context.with_(gpu=card), first_line=node.first_line)
+        yield from launches_in(text, context.with_(gpu=card), node.first_line)
 
 
 def _is_service(table: Table) -> bool:

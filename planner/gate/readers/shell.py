@@ -1,4 +1,4 @@
-"""Shell scripts, Slurm batch scripts, and the scripts inside other files."""
+"""Shell scripts, and Slurm's batch scripts with what they ask of it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,7 @@ from planner.gate.source import Lookup, Source
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
     """What the script starts, followed as bash would."""
     context = Context(source=source, lookup=lookup, line=1, end_line=len(source.lines))
-    return script(source.text, _with_directives(source.lines, context), first_line=1)
-
-
-def script(text: str, context: Context, first_line: int) -> list[Launch]:
-    """The launches in a script that stands in the file from `first_line` on, line by line as `text` has them.
-
-    A launch's own lines are those of its command, or the context's where that is settled.
-    """
-    return launches_in(text, context, first_line)
+    return launches_in(source.text, _with_directives(source.lines, context), 1)
 
 
 _DIRECTIVE = re.compile(r"#SBATCH\s+(--[\w-]+|-[A-Z])[=\s]?\s*(\S+)")

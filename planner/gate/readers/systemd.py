@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Iterable
 
+from planner.gate.bash.walk import launches_in
 from planner.gate.command import Context, launch_of_image
 from planner.gate.launch import Launch, Word
-from planner.gate.readers.shell import script
 from planner.gate.source import Lookup, Source
 
 
@@ -21,7 +21,7 @@ def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
     for line, end_line, key, text in settings:
         if key == "ExecStart":
             around = context.with_(line=line, end_line=end_line, settle=True)
-            launches += script(_command(text), around, line)
+            launches += launches_in(_command(text), around, line)
     return launches + _container(settings, context)
 
 
