@@ -81,7 +81,8 @@ def _memory_lines(estimate: Estimate) -> list[str]:
     rank, basis = estimate.ranks[estimate.tightest], estimate.basis
     lines = ["Memory per GPU, GiB"]
     if estimate.gpu.memory_bytes is not None:
-        lines.append(_row("GPU memory as vLLM sees it", estimate.gpu.memory_bytes, estimate.gpu.memory_basis))
+        how = f"{estimate.gpu.memory_basis}: {estimate.gpu.memory_note}"
+        lines.append(_row("GPU memory as vLLM sees it", estimate.gpu.memory_bytes, how))
     if estimate.requested_bytes is not None and estimate.engine is not None:
         share = f"utilization {estimate.engine.gpu_memory_utilization:g}"
         lines.append(_row("requested", estimate.requested_bytes, share))

@@ -280,9 +280,10 @@ def test_a_mig_slice_has_its_share_of_the_speed():
     assert half.nvlink_gbs is None
 
 
-def test_a_slice_that_no_card_has_is_an_error():
-    with pytest.raises(InputError, match=r"7g\.10gb"):
-        find_gpu("H100 MIG 7g.10gb")
+@pytest.mark.parametrize("name", ["H100 MIG 7g.10gb", "L40S MIG 3g.24gb", "4090 MIG 3g.12gb", "5090 MIG 1g.8gb"])
+def test_a_slice_that_no_card_has_is_an_error(name: str):
+    with pytest.raises(InputError, match=r"has no MIG slice \dg\.\d+gb"):
+        find_gpu(name)
 
 
 def test_a_slice_is_a_card_for_an_estimate():

@@ -39,7 +39,7 @@ class Gpu:
     """measured: printed by vLLM or torch on this card. derived: from what nvidia-smi reports, by `seen_gib`.
     nominal: what the vendor's tool reports. given: by the user."""
     memory_note: str
-    """How the total is known, for people."""
+    """How the total is known, for people: what stands behind the basis."""
     measured_gib: tuple[tuple[float, str], ...] = ()
     """Every total seen printed on this card, with the system it was on."""
     marketing_gb: int | None = None
@@ -54,12 +54,10 @@ class Gpu:
     nvlink_gbs: float | None = None
     """Bandwidth to the other GPUs of the machine in GB/s (NVLink, Infinity Fabric); None: PCIe only, or unknown."""
     pcie_gen: int | None = None
-    tdp_w: float | None = None
     unified: bool = False
     """Whether the memory is the CPU's too, so that other programs take their part of it."""
     aliases: tuple[str, ...] = ()
     """Other names, besides every spelling of this one."""
-    notes: tuple[str, ...] = ()
 
     @cached_property
     def capability(self) -> int | None:
@@ -123,7 +121,7 @@ def with_memory(gpu: Gpu, gib: float) -> Gpu:
     """The same card with the total that the user has seen vLLM print, in GiB."""
     if isinstance(gib, bool) or not isinstance(gib, (int, float)) or not 0.0625 <= gib <= 65536 or math.isnan(gib):
         raise InputError(f"gpu_memory_gib must be between 0.0625 and 65536 GiB, is {printable(gib, 40)}")
-    return replace(gpu, memory_bytes=round(gib * GIB), memory_basis="given", memory_note="given by the user")
+    return replace(gpu, memory_bytes=round(gib * GIB), memory_basis="given", memory_note="by the user")
 
 
 SEEN_GIB_ERROR = 0.33
@@ -188,17 +186,15 @@ def _gpu(row: Mapping[str, Any]) -> Gpu:
         tflops=tflops,
         nvlink_gbs=row["nvlink_gbs"],
         pcie_gen=row["pcie_gen"],
-        tdp_w=row["tdp_w"],
         unified=row.get("unified", False),
         aliases=tuple(row.get("aliases", ())),
-        notes=tuple(row.get("notes", ())),
     )
 
 
 def _memory(row: Mapping[str, Any]) -> tuple[int | None, MemoryBasis, str]:
     seen, reported = row.get("memory_gib_seen"), row["memory_mib_reported"]
     if seen is not None:
-        return round(seen * GIB), "measured", f"{seen} GiB, as vLLM or torch prints it on this card"
+        return round(seen * GIB), "measured", "printed by vLLM or torch on this card"
     if reported is None:
         return None, "unknown", "not known"
     derived = seen_gib(reported, row["vendor"])

@@ -54,9 +54,9 @@ def parse(name: str) -> Slice | None:
 
 def slice_of(gpu: Gpu, part: Slice) -> Gpu:
     """That part of the card; InputError where NVIDIA offers none such."""
-    total = 4 if "A30" in gpu.name or (gpu.capability or 0) >= 120 else 7
+    total = _parts(gpu)
     eighths = round(8 * part.gigabytes / gpu.marketing_gb) if gpu.marketing_gb else 0
-    if gpu.capability is None or gpu.capability < 80 or eighths not in _MEMORY_PARTS[total].get(part.parts, ()):
+    if total is None or eighths not in _MEMORY_PARTS[total].get(part.parts, ()):
         raise InputError(f"{gpu.name} has no MIG slice {part}; nvidia-smi mig -lgip lists those it has")
     whole = gpu.reported_mib / 1024 if gpu.reported_mib is not None else gpu.known_memory() / GIB
     memory = round((whole * eighths / 8 - _KEPT_BACK_GIB) * GIB)
@@ -65,7 +65,7 @@ def slice_of(gpu: Gpu, part: Slice) -> Gpu:
         name=f"{gpu.name} MIG {part}",
         memory_bytes=memory,
         memory_basis="derived",
-        memory_note=f"{eighths} eighths of the card, less what a slice keeps back",
+        memory_note=f"{eighths} eighths of the card, less {_KEPT_BACK_GIB} GiB",
         measured_gib=(),
         marketing_gb=part.gigabytes,
         reported_mib=None,
@@ -74,3 +74,10 @@ def slice_of(gpu: Gpu, part: Slice) -> Gpu:
         nvlink_gbs=None,
         aliases=(),
     )
+
+
+def _parts(gpu: Gpu) -> int | None:
+    """Of a card's multiprocessors; None where it cannot be divided (GeForce, the L cards, A10, A40 …)."""
+    if "NVIDIA A30" in gpu.name or (gpu.capability == 120 and "RTX PRO" in gpu.name):
+        return 4
+    return 7 if gpu.capability in (80, 90, 100, 103) else None
