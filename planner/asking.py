@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from planner.engine.ask_vllm import GpuFacts, ask, installed_version
+from planner.engine.ask_vllm.client import GpuFacts, ask, installed_version
 from planner.engine.defaults import Engine, resolve
 from planner.engine.version import parse_version
 from planner.errors import InputError, Reason
@@ -54,14 +54,14 @@ def stand_in(config: Config, name: str) -> Model:
     )
 
 
-def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate:
+def estimate_by_asking(inputs: Inputs) -> Estimate:
     """The estimate with vLLM's own weights and KV cache plan. InputError when there is no vLLM to ask."""
     if inputs.loaded is None:
         raise InputError("--ask-vllm needs a config.json; a model known only by its numbers has none")
-    version = parse_version(installed_version(python))
+    version = parse_version(installed_version())
     quantized = inputs.quantization is not None
     engine = resolve(inputs.model, inputs.gpu, inputs.args, version, inputs.usage, quantized=quantized)
-    first = _ask(inputs.loaded, inputs, engine, (), python)
+    first = _ask(inputs.loaded, inputs, engine, ())
     base = Estimate(status="refused", reasons=(), model=inputs.model, gpu=inputs.gpu, engine=engine)
     if "error" in first:
         return replace(base, reasons=(_refusal(inputs, first["error"]),))
@@ -74,7 +74,7 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
     )
     requested, available = available_memory(gpu, engine, stages, beside, 0)
     room = max(0, min(available))
-    answer = _ask(inputs.loaded, inputs, engine, (room,), python)
+    answer = _ask(inputs.loaded, inputs, engine, (room,))
     plan, failure = _plan(answer, engine, room)
     capture, under_load = once_sized(gpu, engine, stages, available, beside, 0, inputs.memory_used)
     failures = not_free(gpu, engine, requested, inputs.memory_used) or ([failure] if failure else capture)
@@ -99,9 +99,7 @@ def estimate_by_asking(inputs: Inputs, *, python: str | None = None) -> Estimate
     )
 
 
-def _ask(
-    loaded: LoadedConfig, inputs: Inputs, engine: Engine, available: Sequence[int], python: str | None
-) -> dict[str, Any]:
+def _ask(loaded: LoadedConfig, inputs: Inputs, engine: Engine, available: Sequence[int]) -> dict[str, Any]:
     if inputs.gpu.capability is None:
         raise InputError(f"--ask-vllm: {inputs.gpu.name} is no NVIDIA card; vLLM's CUDA classes are what can be asked")
     files = {"hf_quant_config.json": loaded.quant_config} if loaded.quant_config else {}
@@ -113,7 +111,6 @@ def _ask(
         files=files,
         available_bytes=list(available),
         usage=engine.usage,
-        python=python,
     )
 
 

@@ -18,6 +18,12 @@ def data_folder() -> Path:
     return (Path(home) if home else Path.home() / ".local" / "share") / "vllm-fit"
 
 
+def cache_folder() -> Path:
+    """Where what can be found out again is kept: $XDG_CACHE_HOME/vllm-fit. It need not be there."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "vllm-fit"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all. InputError when it cannot be written."""
     with replacing(path) as temporary:

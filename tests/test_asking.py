@@ -35,7 +35,7 @@ def test_a_known_architecture_is_not_asked_for():
 @pytest.mark.parametrize("gpu", ["L4", "GB10"])
 def test_vllms_own_classes_answer(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str):
     pytest.importorskip("vllm", reason="no vLLM is installed")
-    monkeypatch.setenv("VLLM_FIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     request = {"gpu": gpu, "max_model_len": 8192, "vllm_version": "0.32.0"}
     asked = answer({**request, "model": str(folder), "ask_vllm": True})
     known = answer({**request, "model": "meta-llama/Llama-3.2-1B"})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from planner.engine.ask_vllm import GpuFacts, VllmProcess, ask
+from planner.engine.ask_vllm.client import GpuFacts, VllmProcess, ask, installed_version
 from planner.errors import InputError
 from tests.golden.cases import AMOUNTS, GPUS, LIVE, Case, read_configs
 from tests.golden.make_golden import kv_row, request_of, weights_row
@@ -51,7 +51,7 @@ def test_kv_cache_is_planned_as_vllm_plans_it(case: Case, answers: dict[str, dic
 
 
 def test_a_second_question_is_answered_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_FIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config, files = read_configs(ROOT / "hf_configs")["google/gemma-3-270m-it"]
     gpu = GpuFacts(**GPUS["h100"])
     first = ask(config, {}, gpu, files=files, available_bytes=AMOUNTS[:1])
@@ -63,4 +63,4 @@ def test_a_second_question_is_answered_from_the_cache(tmp_path: Path, monkeypatc
 
 def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no vLLM in"):
-        ask({}, {}, GpuFacts(**GPUS["h100"]), vllm_source=tmp_path)
+        installed_version(vllm_source=tmp_path)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from planner.asking import facts_of
-from planner.engine.ask_vllm import VllmProcess
+from planner.engine.ask_vllm.client import VllmProcess
 from planner.hardware.catalogue import find_gpu
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, fit

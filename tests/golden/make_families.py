@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from planner.engine.ask_vllm import GpuFacts, VllmProcess
+from planner.engine.ask_vllm.client import GpuFacts, VllmProcess
 from planner.model.source import load_config
 from tests.golden import dense_cases, family_cases
 from tests.golden.cases import GPUS

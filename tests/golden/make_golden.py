@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from planner.engine.ask_vllm import GpuFacts, VllmProcess, installed_version
+from planner.engine.ask_vllm.client import GpuFacts, VllmProcess, installed_version
 from tests.golden.cases import AMOUNTS, GPUS, RECIPES, Case, fingerprint, phases, read_configs
 
 HERE = Path(__file__).resolve().parent

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from planner.asking import facts_of
-from planner.engine.ask_vllm import VllmProcess, installed_version
+from planner.engine.ask_vllm.client import VllmProcess, installed_version
 from planner.hardware.catalogue import find_gpu
 from planner.model.source import load_config
 

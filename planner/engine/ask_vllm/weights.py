@@ -34,7 +34,8 @@ _MLP = {"mlp", "feed_forward", "ffn", "fc1", "fc2", "dense_h_to_4h", "dense_4h_t
 def block_bytes(nbytes: int, max_split: int | None = 20 * MIB) -> int:
     """Bytes torch's CUDA allocator counts for one fresh tensor ("Model loading took" is the sum of these).
 
-    max_split is the max_split_size that vLLM 0.32 and later sets while loading; None is the stock allocator.
+    max_split is the max_split_size that vLLM sets while loading; None is the stock allocator. The planner's own
+    (planner/memory/allocator.py, which says since when) is not there for the child.
     """
     if nbytes <= 0:
         return 0
