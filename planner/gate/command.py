@@ -14,7 +14,7 @@ from planner.engine.args import find_flag
 from planner.errors import InputError
 from planner.gate import containers
 from planner.gate.arguments import Parsed, parsed
-from planner.gate.launch import KEPT_ENVIRONMENT, Launch, Word, visible_devices
+from planner.gate.launch import KEPT_ENVIRONMENT, Launch, Word, least, visible_devices
 from planner.gate.source import Lookup, Source
 
 Environment = Mapping[str, str | None]
@@ -294,8 +294,6 @@ def _launch(words: Sequence[Word], context: Context) -> Launch:
     """A launch with these arguments of the server."""
     version = context.version or (containers.version_of(context.image) if context.image else None)
     read: Parsed = parsed(words, context.source, context.lookup, version)
-    devices = visible_devices(context.environment)
-    counts = [count for count in (context.gpus, devices) if count is not None]
     launch = Launch(
         file=context.source.file,
         line=context.line,
@@ -304,7 +302,7 @@ def _launch(words: Sequence[Word], context: Context) -> Launch:
         args=read.args,
         environment=kept(context.environment),
         gpu=context.gpu,
-        gpus=min(counts) if counts else None,
+        gpus=least(context.gpus, visible_devices(context.environment)),
         version=version,
         problem=read.problem,
         refusal=read.refusal,

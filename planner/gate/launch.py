@@ -91,6 +91,11 @@ KEPT_ENVIRONMENT = frozenset(
 """Variables that decide what a launch is."""
 
 
+def least(*counts: int | None) -> int | None:
+    """Of several counts of cards, those that are known; None where none is."""
+    return min((count for count in counts if count is not None), default=None)
+
+
 def visible_devices(environment: Mapping[str, str | None]) -> int | None:
     """How many cards CUDA_VISIBLE_DEVICES and its like leave; None where they say nothing."""
     for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):

@@ -125,36 +125,22 @@ def _room(rules: Rules, inputs: Inputs, estimate: Estimate) -> Iterator[Breach]:
     plan, engine = estimate.kv_cache, estimate.engine
     if plan is None or engine is None or not estimate.fits or not math.isfinite(plan.max_concurrency):
         return
-    goal = goal_of(rules, 1)
+    goal, engines = goal_of(rules, 1), engine.data_parallel_size
     length = min(rules.min_context or plan.max_model_len, plan.max_model_len)
+    held, allowed = plan.concurrency_at(length, 0) * engines, engine.max_num_seqs * engines
     wanted = rules.min_concurrency
-    if wanted is not None:
-        runs = min(
-            plan.concurrency_at(length, 0) * engine.data_parallel_size, engine.max_num_seqs * engine.data_parallel_size
-        )
-        if runs < wanted:
-            by = (
-                "max_num_seqs allows"
-                if engine.max_num_seqs * engine.data_parallel_size < wanted
-                else "the KV cache holds"
-            )
-            yield _fail(
-                "policy_concurrency",
-                f"{by} {runs:.2f} requests of {length:,} tokens at once, the policy asks for {wanted:g}",
-                "--max-num-seqs" if by.startswith("max_num_seqs") else "--max-model-len",
-            )
-            return
-    if (
-        rules.min_headroom_gib
-        and plan.concurrency_at(length, goal.margin_bytes) * engine.data_parallel_size < goal.concurrency
-    ):
+    if wanted is not None and min(held, allowed) < wanted:
+        by, flag = ("the KV cache holds", "--max-model-len")
+        if allowed < wanted:
+            by, flag = ("max_num_seqs allows", "--max-num-seqs")
+        message = f"{by} {min(held, allowed):.2f} requests of {length:,} tokens at once, the policy asks for {wanted:g}"
+        yield _fail("policy_concurrency", message, flag)
+    elif rules.min_headroom_gib and plan.concurrency_at(length, goal.margin_bytes) * engines < goal.concurrency:
         available = min(rank.available_kv_bytes for rank in estimate.ranks)
-        yield _fail(
-            "policy_headroom",
-            f"{gib(available)} GiB of KV cache per GPU leave less than {rules.min_headroom_gib:g} GiB beside "
-            f"{goal.concurrency:g} request{'s' if goal.concurrency != 1 else ''} of {length:,} tokens",
-            "--max-model-len",
-        )
+        requests = f"{goal.concurrency:g} request{'s' if goal.concurrency != 1 else ''} of {length:,} tokens"
+        least = f"{rules.min_headroom_gib:g} GiB"
+        message = f"{gib(available)} GiB of KV cache per GPU leave less than {least} beside {requests}"
+        yield _fail("policy_headroom", message, "--max-model-len")
 
 
 def _speed(rules: Rules, inputs: Inputs, estimate: Estimate) -> Iterator[Breach]:

@@ -15,7 +15,7 @@ from planner.errors import InputError
 from planner.gate import yaml_nodes
 from planner.gate.command import Context, kept
 from planner.gate.containers import installed_version
-from planner.gate.launch import Launch, Word
+from planner.gate.launch import Launch, Word, least
 from planner.gate.readers.kserve import model_of
 from planner.gate.readers.pods import Place, cards_of, devices, distinct_cards, substitute
 from planner.gate.readers.yaml_words import environment_of
@@ -108,7 +108,7 @@ def launches_of_values(config: Mapping[str, Any], context: Context, cards: Seque
     if kind == "tpu" or _OTHER_ACCELERATORS.match(accelerator):
         problem = problem or f"it runs on {printable(accelerator or 'a TPU')}, whose memory is not known here"
     variables = {str(name): str(value) for name, value in _mapping(runtime, "env_vars").items()}
-    gpus = _least(context.gpus, _bundled(_mapping(config, "placement_group_config")))
+    gpus = least(context.gpus, _bundled(_mapping(config, "placement_group_config")))
     launch = Launch(
         file=context.source.file,
         line=context.line,
@@ -189,10 +189,6 @@ def _bundled(group: Mapping[str, Any]) -> int | None:
 def _items(values: Mapping[str, Any], key: str) -> Sequence[Any]:
     found = values.get(key)
     return found if isinstance(found, list) else ()
-
-
-def _least(*counts: int | None) -> int | None:
-    return min((count for count in counts if count is not None), default=None)
 
 
 # --- the cluster of a RayService --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from planner.gate.bash.walk import launches_in
 from planner.gate.command import Context, launch_of_image, launches_of
-from planner.gate.launch import Launch
+from planner.gate.launch import Launch, least
 from planner.gate.readers.matrix import Run, runs_of
 from planner.gate.readers.pods import Place, distinct, distinct_cards
 from planner.gate.readers.yaml_words import environment_of, listed, over, split
@@ -187,9 +187,7 @@ def _accelerators(table: Table) -> tuple[tuple[str, ...], int | None]:
     """
     node = table.get("resources", "accelerators")
     if isinstance(node, Table):
-        return tuple(_SKYPILOT.get(name, name) for name in node.entries), _least(
-            [node.number(name) for name in node.entries]
-        )
+        return tuple(_SKYPILOT.get(name, name) for name in node.entries), least(*map(node.number, node.entries))
     if node is not None:
         named = [
             _card(one.text)
@@ -197,7 +195,7 @@ def _accelerators(table: Table) -> tuple[tuple[str, ...], int | None]:
             if isinstance(one, Scalar)
         ]
         known = [one for one in named if one is not None]
-        return tuple(_SKYPILOT.get(name, name) for name, _ in known), _least([count for _, count in known])
+        return tuple(_SKYPILOT.get(name, name) for name, _ in known), least(*(count for _, count in known))
     node = table.get("resources", "gpu")
     if isinstance(node, Table) and (name := node.text("name")) is not None:
         return (name,), node.number("count")
@@ -208,10 +206,6 @@ def _accelerators(table: Table) -> tuple[tuple[str, ...], int | None]:
 def _card(text: str) -> tuple[str, int] | None:
     found = re.fullmatch(r"([A-Za-z][\w-]*)(?::(\d+))?", text)
     return (found[1], int(found[2] or 1)) if found else None
-
-
-def _least(counts: list[int | None]) -> int | None:
-    return min((count for count in counts if count is not None), default=None)
 
 
 _SKYPILOT = {"A100": "A100-SXM4-40GB", "V100": "V100-SXM2-16GB", "V100-32GB": "V100-SXM2-32GB"}
