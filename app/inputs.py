@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 import hf_configs
-from app.session import upload_key
+from app.session import UPLOAD
 from app.state import MOST
 from planner.hardware.catalogue import all_gpus, find_gpu
 from planner.hardware.detect import this_machine
@@ -52,7 +52,7 @@ def _model() -> None:
             "Search the catalogue, or type a path, or a Hub id, which is looked up there.",
         )
     elif by == "upload":
-        st.file_uploader("config.json", type="json", key=upload_key(), help="Read as data; it stays on this machine.")
+        st.file_uploader("config.json", type="json", key=UPLOAD, help="Read as data; it stays on this machine.")
         st.caption("An uploaded file is not part of the link.")
     else:
         left, right = st.columns(2)

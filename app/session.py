@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -15,9 +16,12 @@ from planner.errors import InputError
 from planner.planning.change import Change, request_of
 from planner.planning.ladder import Plan
 
-MOST_COMPARED = 4
+MOST_KEPT = 3
+"""For comparison, beside the inputs as entered."""
 VIEW_KEYS = {"chart": "context", "form": "serve", "run": "", "prices": ""}
 """What a page shows, with its default: in the URL beside the inputs."""
+UPLOAD = "config_upload"
+"""The session's key of the uploaded config."""
 _COMPARED = "vs"
 
 
@@ -38,7 +42,7 @@ def restore() -> str | None:
     set_state(state)
     for key, default in VIEW_KEYS.items():
         st.session_state[key] = query.get(key, default) or None
-    compared = st.query_params.get_all(_COMPARED)[:MOST_COMPARED]
+    compared = st.query_params.get_all(_COMPARED)[:MOST_KEPT]
     st.session_state[_COMPARED] = [text for text in compared if text.isprintable()]
     return problem
 
@@ -76,9 +80,14 @@ def set_state(state: State) -> None:
         st.session_state[key] = value
 
 
-def apply_request(request: dict[str, Any], engines: int = 1, cards: int = 1) -> None:
-    """Sets the inputs to a launch's; an upload stays unless the launch is of another checkpoint."""
+def apply_request(request: dict[str, Any], engines: int = 1) -> None:
+    """Sets the inputs to a launch's, with more cards where it needs them; an upload stays unless the launch is of
+    another checkpoint.
+    """
     now, entered = current(), link_state()
+    cards = engines * math.prod(
+        int(request.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline", "data")
+    )
     state = now.with_request(request, engines).with_(cards=max(entered.cards, cards))
     if state.by == "upload":
         same = state.model == now.model
@@ -102,13 +111,8 @@ def solved() -> Solved | None:
     return found
 
 
-def upload_key() -> str:
-    """The session's key of the uploaded config."""
-    return "config_upload"
-
-
 def _uploaded() -> str | None:
-    file = st.session_state.get(upload_key())
+    file = st.session_state.get(UPLOAD)
     return uploads.keep(file.name, file.getvalue()) if file is not None else None
 
 
@@ -128,7 +132,7 @@ def compared() -> Sequence[str]:
 def compare(state: State) -> None:
     """Adds the inputs to those compared; nothing happens where they are there or the list is full."""
     text = urlencode(state.to_query())
-    if text not in compared() and len(compared()) < MOST_COMPARED:
+    if text not in compared() and len(compared()) < MOST_KEPT:
         st.session_state[_COMPARED] = [*compared(), text]
 
 

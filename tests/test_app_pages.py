@@ -18,9 +18,12 @@ from app.state import State
 from planner.cli import main
 from planner.planning.outputs import FORMS
 from planner.request import answer
+from planner.validate.record import begun, with_measurement
+from planner.validate.store import Store
 from reports import render
 from reports.compare import compared_rows
 from tests.app_page import checked, opened, query_of, said
+from tests.validate_case import measured, trial
 
 LOGS = Path(__file__).parent / "logs"
 SMALL: dict[str, Any] = {"model": "Qwen/Qwen3-0.6B", "gpu": "A10"}
@@ -66,10 +69,8 @@ def test_a_cell_is_the_estimate_of_its_launch(kind: str) -> None:
                 assert told["kv_cache"]["max_concurrency"] == pytest.approx(cell.max_concurrency, abs=0.01)
 
 
-def test_a_click_on_a_cell_takes_its_launch_over() -> None:
-    app = opened("what_if", **SMALL)
+def test_a_cell_is_its_launch_as_inputs() -> None:
     found = heat.heat(State(**SMALL), "context")
-    app.session_state["heat-context"] = {"selection": {"points": [{"x": 2, "y": 1}]}}
     state = State(**SMALL).with_request(found.cells[1][2].request)
     assert state.max_model_len == found.x[2].replace(",", "")
     assert state.tensor_parallel_size == found.y[1]
@@ -118,6 +119,25 @@ def test_differences_are_against_the_first_column() -> None:
     rows = {row.name: row for row in compared_rows([("a", one, None, "x"), ("b", other, None, "x")])}
     assert rows["Maximum concurrency"].odd == (False, True)
     assert not rows["command"].differs
+
+
+def test_no_more_plans_are_kept_than_stand_side_by_side() -> None:
+    app = opened("compare", **SMALL, vs=[urlencode({**SMALL, "cards": str(number)}) for number in range(1, 9)])
+    assert len(tables(app)[0].columns) == 1 + 4
+    assert "4 side by side are the most" in texts(app)
+
+
+def test_a_launch_that_needs_more_cards_than_entered_brings_them() -> None:
+    def page() -> None:
+        from app import session
+
+        session.restore()
+        session.apply_request(
+            {"model": "Qwen/Qwen3-0.6B", "gpu": "A10", "tensor_parallel_size": 4, "pipeline_parallel_size": 2}
+        )
+
+    app = checked(AppTest.from_function(page, default_timeout=60).run())
+    assert app.session_state["cards"] == 8
 
 
 def test_a_kept_plan_that_makes_no_sense_is_a_sentence() -> None:
@@ -178,7 +198,7 @@ def test_pages_without_inputs_work_while_the_inputs_make_no_sense() -> None:
     assert "nothing to launch" in said(opened("validation", model="no such model"))
 
 
-def test_a_validation_runs_as_a_child_and_can_be_stopped(tmp_path: Path) -> None:
+def test_a_validation_runs_as_a_child() -> None:
     """The real command, on a plan that it cannot launch: what it says reaches the page's job."""
     every = jobs.Jobs()
     job = every.start("nothing", {"plan": 1}, ["--device", "cpu"])
@@ -203,9 +223,16 @@ def test_a_report_of_the_page_is_that_of_its_plan_file(tmp_path: Path) -> None:
     assert output.read_text() == render(plan, "html", datetime.date.today())
 
 
-def test_a_validation_is_shown_measured_beside_predicted() -> None:
-    app = opened("validation", **SMALL)
-    assert app.button(key="validate")
+def test_a_validation_is_shown_measured_beside_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    one = trial(max_model_len=1024)
+    found = measured(one.estimate, trial=one, extra_weights=64)
+    Store().add(with_measurement(begun(one), one, found, complete=True))
+    app = opened("validation", **SMALL, run="1")
+    shown = {row["figure"].replace("\\", ""): row for row in tables(app)[-1].to_dict("records")}
+    assert shown["KV cache size (tokens)"]["difference"] == "equal"
+    assert shown["KV cache size (tokens)"]["measured"] == f"{found.kv_cache.tokens:,}"
+    assert "exact was not met" in said(app)
 
 
 # -- inputs --------------------------------------------------------------------------------------------------------

@@ -26,8 +26,6 @@ _MIME = {
     "csv": "text/csv",
     "pdf": "application/pdf",
 }
-
-
 _LONG_MS = 10_000
 _CONCURRENCY = "Maximum concurrency: requests of max_model_len tokens that the KV cache holds."
 

@@ -48,10 +48,10 @@ def _keep() -> None:
     state, kept = session.link_state(), session.compared()
     if state.by == "upload":
         st.info("An uploaded model is not part of a link, so it can be compared here but not kept.")
-    elif len(kept) < session.MOST_COMPARED - 1:
+    elif len(kept) < session.MOST_KEPT:
         st.button("Keep these inputs to compare", key="keep", type="primary", on_click=session.compare, args=(state,))
     else:
-        st.caption(f"{session.MOST_COMPARED} side by side are the most.")
+        st.caption(f"{session.MOST_KEPT + 1} side by side are the most.")
     if not kept:
         st.caption("Keep the inputs as they are, change them, and see both side by side.")
     for number, text in enumerate(kept, 1):

@@ -84,7 +84,9 @@ def _explanation(found: logs.Explanation) -> None:
         st.caption("What the log does not say can be taken from the inputs at the side: see above.")
     elif found.inputs is not None:
         request = dict(found.asked.request)
-        st.button("Take this launch over into the inputs", key="take_log", on_click=_take, args=(request,))
+        st.button(
+            "Take this launch over into the inputs", key="take_log", on_click=session.apply_request, args=(request,)
+        )
 
 
 def _row(row: Any) -> dict[str, str]:
@@ -96,14 +98,6 @@ def _row(row: Any) -> dict[str, str]:
         "difference": markdown(difference_words(row)),
         "basis": markdown(row.basis if row.predicted is not None and row.basis else ""),
     }
-
-
-def _take(request: dict[str, Any]) -> None:
-    sizes = [int(request.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline", "data")]
-    cards = 1
-    for size in sizes:
-        cards *= size
-    session.apply_request(request, cards=cards)
 
 
 page()

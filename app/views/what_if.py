@@ -53,7 +53,7 @@ def _heat(solved: Solved, kind: str) -> None:
 def _take_cell(key: str, found: heat.Heat) -> None:
     for point in _points(key):
         cell = found.cells[int(point["y"])][int(point["x"])]
-        session.apply_request(cell.request, cards=int(cell.request.get("tensor_parallel_size", 1)))
+        session.apply_request(cell.request)
 
 
 def _points(key: str) -> list[dict[str, Any]]:
