@@ -42,6 +42,19 @@ def test_a_hundred_thousand_combinations_are_estimates():
         agrees({"model": LLAMA_8B}, row)
 
 
+def test_more_pipeline_stages_than_numpy_chooses_among():
+    request = {"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "H100", "max_model_len": 4096}
+    (row,) = sweep(request, Grid(pipeline_parallel_size=(80,))).to_dict("records")
+    agrees(request, row)
+
+
+def test_a_grid_too_large_for_a_machine_word_is_too_large():
+    many = tuple(range(1, (1 << 16) + 1))
+    grid = Grid(tensor_parallel_size=many, max_model_len=many, max_num_seqs=many, max_num_batched_tokens=many)
+    with pytest.raises(InputError, match="combinations"):
+        sweep({"model": LLAMA_8B, "gpu": "H100"}, grid)
+
+
 @pytest.mark.parametrize(
     ("model", "more"),
     [

@@ -1,4 +1,4 @@
-"""Speed columns for a table of launches (planner/planning/sweep.py): all rows through the step model at once."""
+"""Speed columns for a table of launches (planner/planning/sweep): all rows through the step model at once."""
 
 from __future__ import annotations
 
