@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from planner.engine.args import find_flag
 from planner.memory.constants import constants
 from planner.memory.overhead import of_version
 from planner.planning.rungs import RUNGS
-from planner.request import answer
+from planner.request import REQUEST_KEYS, Workload, answer
 from planner.units import GIB, MIB
 from tests.command_line import run
 
@@ -107,6 +108,12 @@ def test_the_answer_has_the_keys_of_the_contract() -> None:
     assert told.keys() <= stated
     missing = stated - set(keys_of(told)) - {"code", "message", "flag", "exact", "fitted", "assumed"}
     assert missing == set()
+
+
+def test_the_keys_of_a_request_are_those_of_the_contract() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", TEXTS["contract.md"], re.MULTILINE))
+    assert rows.keys() == set(REQUEST_KEYS)
+    assert set(re.findall(r'"(\w+)"', rows["workload"])) == {field.name for field in fields(Workload)}
 
 
 def keys_of(value: Any) -> Iterator[str]:
