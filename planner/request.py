@@ -220,8 +220,8 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         loaded, model, asks = _described(source, args, ask=_flag(request, "ask_vllm"))
         assumed = {}
     else:
-        what = "missing" if source is None else f"{shown(source)} is neither text nor an object"
-        raise InputError(f"model: {what}; pass a catalogue name, a folder, a config.json or a Hub id")
+        given = "missing" if source is None else f"{shown(source)} is neither text nor an object"
+        raise InputError(f"model: {given}; pass a catalogue name, a folder, a config.json or a Hub id")
     what = _text(request, "what_if_quantization")
     version = parse_version(_text(request, "vllm_version") or str(NEWEST))
     quant, refused = (None, None) if asks else _quantization(model, loaded, args, what)

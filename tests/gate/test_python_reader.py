@@ -61,6 +61,16 @@ def test_other_classes_of_these_names_are_not(text):
     assert _read(text) == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["kwargs['max_model_len'] = 8192", "kwargs.update(seed=1)", "if x:\n    kwargs['seed'] = 2", "del kwargs['seed']"],
+)
+def test_a_mapping_that_is_changed_later_is_not_decided(change):
+    (launch,) = _read(f"from vllm import LLM\nkwargs = {{'seed': 1}}\n{change}\nLLM('a/b', **kwargs)")
+    assert launch.problem is not None
+    assert launch.problem.endswith("**kwargs, which the file does not decide")
+
+
 def test_an_expression_nested_too_deep_to_be_written_is_unknown():
     (launch,) = _read(f"from vllm import LLM\nLLM(model={'~' * 900}x)")
     assert launch.problem == "line 2: model is an expression nested too deep, which the file does not decide"

@@ -154,12 +154,16 @@ class _Program:
                     self.values.names[name.id] = None
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and isinstance(node.op, ast.Add):
             self._add(node.target.id, node.value, scope)
-        elif isinstance(node, ast.Call) and len(node.args) == 1:
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            self.values.names[dotted(node.value)] = None
+        elif isinstance(node, ast.Call):
             of, _, method = dotted(node.func).rpartition(".")
-            if method == "extend":
+            if method == "extend" and len(node.args) == 1:
                 self._add(of, node.args[0], scope)
             elif method == "append":
                 self.more.setdefault(of, []).append(_More(items=node.args, scope=scope))
+            elif method in _CHANGES_A_MAPPING:
+                self.values.names[of] = None
 
     def _add(self, name: str, value: ast.expr, scope: _Scope) -> None:
         items: Sequence[ast.expr] = [ast.Starred(value, lineno=value.lineno)]
@@ -367,6 +371,7 @@ _SHELLS = frozenset(
     "Popen call check_call check_output create_subprocess_shell getoutput popen run split system".split()
 )
 """Functions of subprocess, os, asyncio and shlex that take a command as one text."""
+_CHANGES_A_MAPPING = frozenset(("clear", "pop", "popitem", "setdefault", "update"))
 _MODAL = {"A10": "A10G", "A100": "A100-SXM4-40GB", "RTX-PRO-6000": "RTX PRO 6000 Blackwell Server Edition"}
 """Modal's names that mean another card here (modal.com/docs/guide/gpu)."""
 _NOT_ARGUMENTS = ("hf_token", "chat_template", "use_tqdm")
