@@ -170,7 +170,7 @@ _WORKLOAD = ("input_len", "output_len", "concurrency", "request_rate", "prefix_h
 
 def _number(name: str, text: str) -> str | int:
     """A size as the request wants it: a whole number, but for `parameters`, which may be "8B"."""
-    return text if name == "parameters" else int(text) if text.isdigit() else text
+    return int(text) if name != "parameters" and text.isdecimal() and len(text) < 20 else text
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
@@ -194,7 +194,7 @@ def estimate(
     from planner import request as requests
 
     if batch is not None:
-        return _batch(batch, words)
+        return _batch(batch, words, {"curve": curve, "speed_curve": speed_curve, "sessions": sessions, **options})
     inputs = requests.prepare(_request(words, options))
     if curve or sessions is not None:
         from planner.commands import print_curve
@@ -223,12 +223,13 @@ def estimate(
     return FITS if result.fits else DOES_NOT
 
 
-def _batch(source: str, words: tuple[str, ...]) -> int:
+def _batch(source: str, words: tuple[str, ...], options: dict[str, Any]) -> int:
     from planner import strict_json
     from planner.request import answer_lines
 
-    if words:
-        raise InputError(f"unexpected {words[0]!r}: with --batch, each line of the file is a whole request")
+    others = [*words, *(_flag(name) for name, value in options.items() if value not in (None, False))]
+    if others:
+        raise InputError(f"unexpected {printable(others[0])}: with --batch, each line of the file is a whole request")
     code = FITS
     with strict_json.open_lines(source) as lines:
         for answer in answer_lines(lines):

@@ -88,9 +88,7 @@ def run_fit_constants(write: bool, also: tuple[Path, ...]) -> int:
 
     found, left_out = launches(default_store(), *also)
     if write:
-        page = CONSTANTS.parents[3] / "docs" / "accuracy-memory.md"
-        if not page.parent.is_dir():
-            raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
+        page = _page("accuracy-memory.md")
         write_text(CONSTANTS, json.dumps(fit(found, constants()), indent=2) + "\n")
         read_again()
         launches.cache_clear()
@@ -109,9 +107,7 @@ def run_fit_serving(write: bool, also: tuple[Path, ...]) -> int:
 
     found, left_out = cases(*also)
     if write:
-        page = CONSTANTS.parents[3] / "docs" / "accuracy-serving.md"
-        if not page.parent.is_dir():
-            raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
+        page = _page("accuracy-serving.md")
         with progress() as show:
             serving.write_constants(serving.fit_file(found, show))
         write_text(page, serving.accuracy_page(found, left_out))
@@ -120,10 +116,19 @@ def run_fit_serving(write: bool, also: tuple[Path, ...]) -> int:
     return 0
 
 
+def _page(name: str) -> Path:
+    page = Path(__file__).parents[1] / "docs" / name
+    if not page.parent.is_dir():
+        raise InputError(f"{page.parent}: no such folder; --write works in a source tree")
+    return page
+
+
 def print_speed_curve(inputs: Inputs, form: str) -> int:
     """`vllm-fit estimate --speed-curve`: 0 where the launch starts."""
     from planner.planning.throughput import curve, knee, speed_of
 
+    if inputs.ask_vllm:
+        raise InputError(f"{inputs.model.name}: its speed cannot be predicted: no family describes its layers")
     workload = inputs.workload or Workload()
     estimate = inputs.estimate()
     if not estimate.fits or estimate.model.is_pooling:

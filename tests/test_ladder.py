@@ -354,6 +354,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     "words",
     [
+        ["estimate", "--parameters", "8B", "--hidden-size", "²", "--gpu", "L4"],
+        ["estimate", "--parameters", "8B", "--hidden-size", "9" * 5000, "--gpu", "L4"],
+        ["estimate", "--batch", "-", "--gpu", "L4"],
         ["fit", LLAMA_8B, "--gpu", "H100", "--keep", "frob"],
         ["fit", LLAMA_8B, "--gpu", "H100", "--forbid", "frob"],
         ["fit", LLAMA_8B, "--gpu", "H100", "--gpus", "4", "--engines", "3"],
