@@ -7,6 +7,8 @@ launch has a problem that names it.
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +64,7 @@ def parsed(words: Sequence[Word], source: Source, lookup: Lookup, version: str |
             problem = problem or said
     if model is None and problem is None and refusal is None:
         problem = "it names no model"
-    if model is None and refusal is not None:
+    if model is None:
         model = _likely_model(known)
     for name in _SECRET_ARGUMENTS:
         args.pop(name, None)
@@ -88,10 +90,11 @@ def _is_newest(version: str | None) -> bool:
 
 
 def _likely_model(words: Sequence[Word]) -> str | None:
-    """The model of a command line that vLLM would not take, to name the launch."""
+    """The model of a command line that cannot be read, to name the launch."""
     texts = [word.text for word in words]
-    if "--model" in texts[:-1]:
-        return texts[texts.index("--model") + 1]
+    for text, following in itertools.pairwise([*texts, ""]):
+        if re.match(r"--model(=|$)", text):
+            return text.partition("=")[2] or following or None
     return texts[0] if texts and not texts[0].startswith("-") else None
 
 

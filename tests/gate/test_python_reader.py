@@ -71,6 +71,15 @@ def test_a_mapping_that_is_changed_later_is_not_decided(change):
     assert launch.problem.endswith("**kwargs, which the file does not decide")
 
 
+def test_what_llm_does_not_take_is_refused():
+    """use_tqdm is generate()'s, chat_template is LLM()'s own."""
+    (launch,) = _read("from vllm import LLM\nLLM('a/b', use_tqdm=False)")
+    assert launch.refusal is not None
+    assert "use_tqdm" in launch.refusal
+    (launch,) = _read("from vllm import LLM\nLLM('a/b', chat_template='x')")
+    assert launch.refusal is None
+
+
 def test_an_expression_nested_too_deep_to_be_written_is_unknown():
     (launch,) = _read(f"from vllm import LLM\nLLM(model={'~' * 900}x)")
     assert launch.problem == "line 2: model is an expression nested too deep, which the file does not decide"

@@ -85,6 +85,14 @@ def test_what_the_file_leaves_open_is_a_problem_only_where_it_matters():
     assert "${LEN}" in problem
 
 
+@pytest.mark.parametrize("model", ["--model Qwen/Qwen3-8B", "--model=Qwen/Qwen3-8B", "Qwen/Qwen3-8B"])
+def test_a_launch_that_cannot_be_read_is_named_by_its_model(model):
+    text = "services:\n  a:\n    image: vllm/vllm-openai:v0.11.0\n    command: {} --enable-chunked-prefill=false\n"
+    (launch,) = _read(text.format(model))
+    assert launch.model == "Qwen/Qwen3-8B"
+    assert launch.problem is not None
+
+
 def test_a_chart_that_is_not_rendered_is_a_launch_that_nobody_can_judge():
     (launch,) = _read(
         (CORPUS / "chart/templates/deployment.yaml").read_text(), CORPUS / "chart/templates/deployment.yaml"

@@ -374,7 +374,7 @@ _SHELLS = frozenset(
 _CHANGES_A_MAPPING = frozenset(("clear", "pop", "popitem", "setdefault", "update"))
 _MODAL = {"A10": "A10G", "A100": "A100-SXM4-40GB", "RTX-PRO-6000": "RTX PRO 6000 Blackwell Server Edition"}
 """Modal's names that mean another card here (modal.com/docs/guide/gpu)."""
-_NOT_ARGUMENTS = ("hf_token", "chat_template", "use_tqdm")
+_NOT_ARGUMENTS = ("hf_token", "chat_template")
 """A secret, and what LLM() takes besides."""
 
 
