@@ -21,8 +21,9 @@ import psutil
 from planner.engine.launch import Listener, launch
 from planner.hardware.cpu_speed import CpuSpeed, measured_again
 from planner.planning.throughput import predict
-from planner.request import Workload, prepare
+from planner.request import prepare
 from planner.validate.trial import Options, for_device, trial_of
+from planner.workload import Workload
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy-cpu.md"
 LAUNCHES = 2

@@ -9,7 +9,8 @@ from benchmarks.in_process import reference, show
 from benchmarks.in_process import seconds as seconds_of
 from planner.planning.sweep import Grid, sweep
 from planner.planning.throughput import predict
-from planner.request import Workload, prepare
+from planner.request import prepare
+from planner.workload import Workload
 
 RUNS = 50
 LAUNCHES: tuple[dict[str, Any], ...] = (

@@ -12,8 +12,9 @@ import click
 
 from planner.errors import InputError
 from planner.files import replacing, write_text
-from planner.request import Inputs, Workload
+from planner.request import Inputs
 from planner.text import printable
+from planner.workload import Workload
 
 
 def print_curve(inputs: Inputs, sessions: int | None, form: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,8 +30,9 @@ from planner.model.config import CONFIG_FILE, Config
 from planner.model.families import build_model
 from planner.model.numbers import config_of_numbers
 from planner.model.source import LoadedConfig, Source, load_config
-from planner.text import did_you_mean, has_hidden, nearest, printable, shown
+from planner.text import has_hidden, shown
 from planner.units import GIB, gib
+from planner.workload import Workload, workload_of
 
 if TYPE_CHECKING:
     from planner.planning.throughput import Throughput
@@ -53,38 +54,6 @@ REQUEST_KEYS = (
     "ask_vllm",
 )
 _GPU_KEYS = ("gpu", "gpu_memory_gib", "gpu_memory_used_gib", "compute_capability")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What the engine is to serve."""
-
-    concurrency: int = 1
-    """Requests in flight, of clients that each send the next when the last is done."""
-    input_len: int = 1024
-    output_len: int = 256
-    request_rate: float | None = None
-    """Requests/s instead: how many are then in flight follows from how fast they are served."""
-    prefix_hit_rate: float = 0.0
-    """The share of prompt tokens that prefix caching finds."""
-    price_per_gpu_hour: float | None = None
-    """In any currency; costs are in the same."""
-
-    @property
-    def mean_len(self) -> float:
-        """Tokens that a running request holds on average, halfway through its output."""
-        return self.input_len + self.output_len / 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Lengths and concurrency, and what else was given."""
-        default = Workload()
-        given = {key: value for key, value in vars(self).items() if value != getattr(default, key)}
-        return {key: getattr(self, key) for key in _LENGTHS} | given
-
-
-_LENGTHS = ("concurrency", "input_len", "output_len")
-_WORKLOAD_NUMBERS = {"request_rate": (0.0, 1e6), "prefix_hit_rate": (0.0, 1.0), "price_per_gpu_hour": (0.0, 1e6)}
-"""Keys of a workload that need not be whole numbers: their range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +180,14 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     engine_args = {key: value for key, value in request.items() if key not in REQUEST_KEYS}
     args = EngineArgs(engine_args)
     source = request.get("model")
-    asks = False
+    loaded, asks = None, False
+    assumed: dict[str, str] = {}
     if isinstance(source, Mapping):
-        loaded, model, assumed = _from_numbers(source)
+        model, assumed = _from_numbers(source)
     elif isinstance(source, str):
         if has_hidden(source):  # it ends up in a command that people copy
             raise InputError(f"model {shown(source)}: has control characters; rename the folder, or pass a link to it")
         loaded, model, asks = _described(source, args, ask=_flag(request, "ask_vllm"))
-        assumed = {}
     else:
         given = "missing" if source is None else f"{shown(source)} is neither text nor an object"
         raise InputError(f"model: {given}; pass a catalogue name, a folder, a config.json or a Hub id")
@@ -226,8 +195,18 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
     version = parse_version(_text(request, "vllm_version") or str(NEWEST))
     quant, refused = (None, None) if asks else _quantization(model, loaded, args, what)
     if what is not None:
+        if asks:
+            raise InputError(f"what_if_quantization = {shown(what)}: an installed vLLM sizes what there is, not that")
         made = f"as a checkpoint in {what}, made with the usual recipe: {recipe_for(what).what}"
         assumed = {**assumed, "weights": made}
+    draft = draft_of(
+        args,
+        model,
+        lambda name, revision: load_config(name, revision=revision),
+        config=loaded.config if loaded is not None else None,
+        target_quantization=quant,
+        version=version,
+    )
     return Inputs(
         source=source,
         model=model,
@@ -237,7 +216,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         quantization=quant,
         version=version,
         usage=_usage(request),
-        workload=_workload(request.get("workload")),
+        workload=workload_of(request.get("workload")),
         memory_used=_memory_used(request.get("gpu_memory_used_gib")),
         what_if_quantization=what,
         loaded=loaded,
@@ -245,7 +224,7 @@ def prepare(request: Mapping[str, Any]) -> Inputs:
         assumed=assumed,
         ask_vllm=asks,
         refused=refused,
-        draft=_draft(args, model, loaded, quant, version),
+        draft=draft,
     )
 
 
@@ -319,20 +298,6 @@ def _checkpoint(loaded: LoadedConfig | None) -> CheckpointFacts | None:
     return local_facts(loaded.folder) if loaded.folder is not None else None
 
 
-def _draft(
-    args: EngineArgs,
-    model: Model,
-    loaded: LoadedConfig | None,
-    quant: Quantization | None,
-    version: VllmVersion,
-) -> Draft | None:
-    def load(name: str, revision: str | None) -> LoadedConfig:
-        return load_config(name, revision=revision)
-
-    config = loaded.config if loaded is not None else None
-    return draft_of(args, model, load, config=config, target_quantization=quant, version=version)
-
-
 def _overrides(args: EngineArgs) -> Mapping[str, Any]:
     overrides = args.get("hf_overrides") or {}
     if not isinstance(overrides, Mapping):
@@ -348,14 +313,13 @@ def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def _from_numbers(
-    numbers: Mapping[str, Any],
-) -> tuple[LoadedConfig | None, Model, dict[str, str]]:
+def _from_numbers(numbers: Mapping[str, Any]) -> tuple[Model, dict[str, str]]:
+    """(model, what was assumed of its weights)"""
     values, assumed = config_of_numbers(numbers)
     config = Config(values, where="model")
     name = numbers.get("name")
     model = build_model(config, name if isinstance(name, str) else "a model known by its numbers")
-    return None, model, {"weights": "; ".join(assumed)} if assumed else {}
+    return model, {"weights": "; ".join(assumed)} if assumed else {}
 
 
 def _quantization(
@@ -432,30 +396,3 @@ def _usage(request: Mapping[str, Any]) -> Usage:
     if usage not in ("server", "offline"):
         raise InputError(f'usage = {shown(usage)}: must be "server" or "offline"')
     return cast(Usage, usage)
-
-
-def _workload(value: object) -> Workload | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise InputError(f"workload = {shown(value)}: must be an object")
-    known = [field.name for field in fields(Workload)]
-    for key, number in value.items():
-        if key not in known:
-            raise InputError(f"workload.{printable(key)}: unknown key{did_you_mean(nearest(str(key), known))}")
-        _check_workload(str(key), number)
-    return Workload(**value)
-
-
-def _check_workload(key: str, number: object) -> None:
-    if key in _LENGTHS:
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 10**9:
-            raise InputError(f"workload.{key} = {shown(number)}: must be a whole number from 1 to 1,000,000,000")
-        return
-    low, high = _WORKLOAD_NUMBERS[key]
-    if number is None:
-        return
-    if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
-        raise InputError(f"workload.{key} = {shown(number)}: must be a number from {low:g} to {high:g}")
-    if key == "request_rate" and number == 0:
-        raise InputError("workload.request_rate = 0: must be more than 0")

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from planner.cli import cli
 from planner.engine.args import engine_arg_names, find_flag, flag_of
 from planner.errors import InputError, Reason, bug
 from planner.model.config import MAX_LAYERS
-from planner.request import _WORKLOAD_NUMBERS, answer, answer_lines
+from planner.request import answer, answer_lines
+from planner.workload import Workload
 from tests.command_line import run
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -233,7 +235,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
         "gpu_memory_used_gib",
         *(name for name in sorted(engine_arg_names()) if _kind(name) in ("int", "float", "human_int")),
     ),
-    "workload": ("concurrency", "input_len", "output_len", *_WORKLOAD_NUMBERS),
+    "workload": tuple(field.name for field in fields(Workload)),
     "model": (
         *("parameters", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
         *("head_dim", "intermediate_size", "vocab_size", "max_position_embeddings"),

@@ -22,8 +22,9 @@ from planner.engine.args import find_flag
 from planner.memory.constants import constants
 from planner.memory.overhead import of_version
 from planner.planning.rungs import RUNGS
-from planner.request import REQUEST_KEYS, Workload, answer
+from planner.request import REQUEST_KEYS, answer
 from planner.units import GIB, MIB
+from planner.workload import Workload
 from tests.command_line import run
 
 ROOT = Path(__file__).parents[1]

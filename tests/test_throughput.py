@@ -24,8 +24,9 @@ from planner.planning.throughput.steady import Load, at_rate, steady
 from planner.planning.throughput.step import distinct_share
 from planner.planning.throughput.table import COLUMNS
 from planner.planning.throughput.work import stacked, work_of
-from planner.request import Workload, answer, prepare
+from planner.request import answer, prepare
 from planner.text_report import throughput_text
+from planner.workload import Workload
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "H100-SXM-80GB", "max_model_len": 16384}
 
@@ -455,6 +456,12 @@ def test_a_cpu_is_predicted_from_what_was_measured():
 def test_a_wrong_workload_names_its_key(workload):
     with pytest.raises(InputError, match="workload"):
         prepare({**LLAMA, "workload": workload})
+
+
+def test_null_in_a_workload_is_as_if_not_given():
+    nothing = dict.fromkeys(("concurrency", "input_len", "output_len", "request_rate", "prefix_hit_rate"))
+    found = answer({**LLAMA, "workload": nothing})
+    assert found["throughput"]["workload"] == Workload().to_dict()
 
 
 def test_a_workload_travels_through_json():

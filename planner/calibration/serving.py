@@ -22,7 +22,8 @@ from planner.calibration.serving_rows import FILES, Case
 from planner.planning.throughput.predict import predict
 from planner.planning.throughput.rates import CONSTANTS, constants_file, generation
 from planner.planning.throughput.spread import ALL, class_of
-from planner.request import Workload, prepare
+from planner.request import prepare
+from planner.workload import Workload
 
 REACHED = {"tpot": 0.09, "ttft": 0.17, "more": 0.175}
 """What the constants reach, with a margin for the next row: tests hold them to this."""

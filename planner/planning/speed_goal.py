@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from planner.errors import InputError, Reason
 from planner.memory.budget import Estimate
 from planner.planning.goal import Goal
-from planner.request import Inputs, Workload
+from planner.request import Inputs
+from planner.workload import Workload
 
 if TYPE_CHECKING:
     from planner.planning.throughput import Throughput

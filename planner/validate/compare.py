@@ -9,7 +9,8 @@ from typing import Any
 from planner.engine.measure import LoadResult, Measurement
 from planner.errors import InputError
 from planner.memory.budget import Estimate
-from planner.request import Inputs, Workload
+from planner.request import Inputs
+from planner.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

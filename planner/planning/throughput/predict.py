@@ -16,7 +16,8 @@ from planner.planning.throughput.work import Numbers, Work, work_of
 
 if TYPE_CHECKING:
     from planner.memory.budget import Estimate
-    from planner.request import Inputs, Workload
+    from planner.request import Inputs
+    from planner.workload import Workload
 
 KNEE_SHARE = 0.8
 """The knee: the smallest concurrency with this share of the most output tokens/s that the engine reaches."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from planner.engine.defaults import Engine
     from planner.memory.weights import StageWeights
-    from planner.request import Inputs, Workload
+    from planner.request import Inputs
+    from planner.workload import Workload
 
     Array = NDArray[np.float64]
 
