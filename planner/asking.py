@@ -17,7 +17,7 @@ from planner.engine.version import parse_version
 from planner.errors import InputError, Reason
 from planner.hardware.catalogue import Gpu
 from planner.memory.allocator import loading_max_split
-from planner.memory.budget import Estimate, available_memory, not_free, once_sized, overhead_of, ranks_of
+from planner.memory.budget import Estimate, available_memory, basis_of, not_free, once_sized, overhead_of, ranks_of
 from planner.memory.kv_cache import KVCachePlan
 from planner.memory.overhead import available_error
 from planner.memory.weights import StageWeights
@@ -78,7 +78,8 @@ def estimate_by_asking(inputs: Inputs) -> Estimate:
     plan, failure = _plan(answer, engine, room)
     capture, under_load = once_sized(gpu, engine, stages, available, beside, 0, inputs.memory_used)
     failures = not_free(gpu, engine, requested, inputs.memory_used) or ([failure] if failure else capture)
-    error = available_error(model, engine, unified=gpu.unified)
+    error = 0 if engine.kv_cache_memory_bytes is not None else available_error(model, engine, unified=gpu.unified)
+    assumed = {"activation_peak": "that of a dense decoder with the config's hidden and intermediate size"}
     return replace(
         base,
         engine=engine,
@@ -89,8 +90,8 @@ def estimate_by_asking(inputs: Inputs) -> Estimate:
         overheads=beside,
         ranks=ranks_of(stages, available, plan),
         kv_cache=plan,
-        basis={"weights": "exact", **beside[-1].basis, "kv_cache": beside[-1].basis["available_kv"]},
-        assumed={"activation_peak": "that of a dense decoder with the config's hidden and intermediate size"},
+        basis=basis_of(model, engine, inputs.quantization, beside[-1], assumed),
+        assumed=assumed,
         available_range=(room - error, room + error),
         warnings=(
             f"sized by vLLM {version}'s own classes: no family of vllm-fit describes this architecture",

@@ -281,7 +281,7 @@ def _estimate(
         overheads=beside,
         ranks=ranks,
         kv_cache=plan,
-        basis=_basis(model, engine, quantization, beside[-1], assumed),
+        basis=basis_of(model, engine, quantization, beside[-1], assumed),
         available_range=expected,
         offloaded_bytes=offloaded,
         assumed=assumed,
@@ -446,9 +446,10 @@ def _does_not_load(requested: int | None, ranks: tuple[Rank, ...], plan: KVCache
     ]
 
 
-def _basis(
+def basis_of(
     model: Model, engine: Engine, quantization: Quantization | None, beside: Overhead, assumed: dict[str, str]
 ) -> dict[str, str]:
+    """How each term is known. assumed: terms that rest on an assumption, and which."""
     given = engine.kv_cache_memory_bytes is not None or engine.on_cpu
     inexact = bool(model.notes) or (quantization is not None and (quantization.assumed or not quantization.exact))
     basis = {"weights": "assumed" if inexact else "exact"}

@@ -94,11 +94,11 @@ def load_of(goal: Goal, estimate: Estimate) -> Workload | None:
 
 def shortfall(goal: Goal, speed: Throughput | None) -> Reason | None:
     """The first limit that is missed, and what binds; None where none is."""
-    for limit in limits(goal, speed) if speed is not None else ():
-        if limit.missed and speed is not None:
-            message = f"{limit.predicted}{limit.error_words}, {limit.wanted}; {speed.bound_by}"
-            return Reason(code=limit.code, message=message, flag=limit.flag)
-    return None
+    missed = None if speed is None else next((limit for limit in limits(goal, speed) if limit.missed), None)
+    if speed is None or missed is None:
+        return None
+    message = f"{missed.predicted}{missed.error_words}, {missed.wanted}; {speed.bound_by}"
+    return Reason(code=missed.code, message=message, flag=missed.flag)
 
 
 def excess(goal: Goal, speed: Throughput | None) -> float:

@@ -42,10 +42,8 @@ GENERATIONS = {
 """By compute capability x 10; "unified" are the boards that share their memory with the CPU (Orin, Thor, GB10)."""
 _AMD = {"gfx90a": "cdna2", "gfx942": "cdna3", "gfx950": "cdna4"}
 
-_FLOPS_OF = {"fp8": "fp8", "int8": "int8", "fp4": "fp4"}
-"""The units a kernel computes on; all others in 16 bits."""
 _RELATIVE = {"fp4": 4.0, "fp8": 2.0, "int8": 2.0, "bf16": 1.0, "fp16": 1.0}
-"""Dense rate relative to 16 bits, on cards that have the format's units."""
+"""Dense rate relative to 16 bits, on cards that have the format's units; what is none of these computes in 16 bits."""
 _MARLIN = ("fp8_weight", "int8_weight", "int4_weight", "fp4_weight")
 _AMPERE_INSTRUCTION = {"hopper": 0.62, "blackwell": 0.27}
 """The part of the tensor cores' peak that mma.sync reaches, which Marlin uses, where newer instructions are faster: on
@@ -224,7 +222,7 @@ def rates_of(table: Mapping[str, Rate], values: Mapping[str, float]) -> Rates:
 
 def flops(gpu: Gpu, kernel: str) -> float:
     """Dense FLOP/s of the units that a kernel computes on; derived from another format's where unknown."""
-    wanted = _FLOPS_OF.get(kernel, "bf16")
+    wanted = kernel if kernel in _RELATIVE else "bf16"
     known = gpu.tflops
     if wanted in known:
         return known[wanted] * 1e12

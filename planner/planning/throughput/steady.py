@@ -48,13 +48,9 @@ class Steady:
 
     running: Numbers
     """Requests admitted at once."""
-    decoding: Numbers
-    """Those of them that are past their prompt."""
     ttft: Numbers
     queued: Numbers
     """The part of TTFT spent waiting for a place."""
-    crowded: Numbers
-    """The part of TTFT spent behind other requests' prompts."""
     ttft_p90: Numbers
     tpot: Numbers
     tpot_p90: Numbers
@@ -114,10 +110,8 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     spread = _P90 * delta * sqrt(mean.share / maximum(output, 1.0))
     return Steady(
         running=running,
-        decoding=decoding,
         ttft=ttft,
         queued=queued,
-        crowded=crowded,
         ttft_p90=ttft + _P90 * _deviation(mean.share, crowded, queued, residual, concurrency - running),
         tpot=tpot,
         tpot_p90=tpot + spread,

@@ -97,18 +97,18 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """Which kernels compute each group: the names under which constants are kept."""
+    """Which kernels compute each group: the names under which constants are kept.
+
+    In 16 bits (bf16); natively in fp8, int8 or fp4; weight-only by Marlin (fp8_weight, int8_weight, int4_weight,
+    fp4_weight), which unpacks to 16 bits in CUDA cores and multiplies with Ampere's instruction; weight-only by Triton,
+    with Hopper's (fp4_triton: gpt-oss there).
+    """
 
     attention: str
     mlp: str
     experts: str
     head: str
     mla: bool
-
-
-KERNELS = ("bf16", "fp8", "fp8_weight", "int8", "int8_weight", "int4_weight", "fp4", "fp4_weight", "fp4_triton")
-"""How a matrix product is done: in 16 bits; natively in fp8, int8 or fp4; weight-only by Marlin, which unpacks to 16
-bits in CUDA cores and multiplies with Ampere's instruction; weight-only by Triton, with Hopper's (gpt-oss there)."""
 
 
 def stacked(works: Sequence[Work]) -> Work:
