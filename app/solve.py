@@ -68,11 +68,6 @@ class Solved:
         """The line of the inputs as they are."""
         return uploads.as_path(self.base.serve_command)
 
-    @property
-    def serve_plan(self) -> str:
-        """The line of the plan."""
-        return uploads.as_path(self.plan.serve_command)
-
 
 def remembered(size: int) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
     """Remembers the answers for a state whose model cannot change: one of the catalogue or one of numbers."""

@@ -125,6 +125,8 @@ class State:
         args, positional = parse_flags([*words, *self._more_words()])
         if positional:
             raise InputError(f"more flags: {shown(positional[0])} is not a flag of `vllm serve`")
+        if "model" in args:
+            raise InputError("more flags: --model has a field of its own, at the top")
         request: dict[str, Any] = {**args, "model": self._source(), "gpu": self.gpu}
         request |= {key: getattr(self, key) for key in _TEXTS if getattr(self, key)}
         return request | {key: _number(key, getattr(self, key)) for key in _CARD_NUMBERS if getattr(self, key)}

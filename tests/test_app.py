@@ -63,11 +63,18 @@ def test_the_link_restores_the_state() -> None:
         ("more", "'", "more flags"),
         ("more", "--no-such-flag", "unknown flag"),
         ("more", "word", "not a flag"),
+        ("more", "--model Qwen/Qwen3-8B", "--model has a field of its own"),
     ],
 )
 def test_what_makes_no_sense_is_a_sentence(name: str, value: str, sentence: str) -> None:
     page = opened(**{"model": "Qwen/Qwen3-0.6B", "gpu": "A10", name: value})
     assert sentence in said(page)
+
+
+def test_a_line_for_a_checkpoint_that_must_be_made_says_so() -> None:
+    page = opened(model="Qwen/Qwen3-0.6B", gpu="A10", what_if_quantization="awq")
+    assert [block.value for block in page.code] == ["vllm serve Qwen/Qwen3-0.6B"]
+    assert any("in awq in its place, which has to be made first" in one.value for one in page.caption)
 
 
 def test_markup_from_outside_is_shown_as_text() -> None:

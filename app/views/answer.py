@@ -8,11 +8,12 @@ from typing import cast
 
 import streamlit as st
 
-from app import charts, session
+from app import charts, session, uploads
 from app.solve import Solved, plan_file
 from app.state import State
 from planner.planning.ladder import Plan, Step
 from planner.planning.replicas import split_words
+from planner.request import Inputs
 from reports import FORMS, Form, render
 from reports.memory import gib, memories_of, memory_of
 from reports.pdf import chromium, pdf_of
@@ -40,7 +41,7 @@ def page(solved: Solved) -> None:
     st.subheader("Launch", anchor=False)
     if not solved.met:
         st.caption("As entered, which does not reach what is asked for:")
-    st.code(solved.serve_now, language="sh", wrap_lines=True)
+    _line(solved.base)
     _details(solved)
     _reports(solved.state)
 
@@ -119,8 +120,16 @@ def _plan(solved: Solved) -> None:
         return
     if plan.splits:
         st.markdown(f"Of the ways to use the cards, the fastest: {markdown(split_words(plan))}.")
-    st.code(solved.serve_plan, language="sh", wrap_lines=True)
+    _line(plan.inputs)
     st.button("Apply this plan", key="apply", type="primary", on_click=session.apply_plan, args=(plan,))
+
+
+def _line(inputs: Inputs) -> None:
+    """The command, and what must be there before it can be given."""
+    st.code(uploads.as_path(inputs.serve_command), language="sh", wrap_lines=True)
+    if inputs.what_if_quantization:
+        made = markdown(inputs.what_if_quantization)
+        st.caption(f"With a checkpoint of this model in {made} in its place, which has to be made first.")
 
 
 def _rung(step: Step, plan: Plan) -> None:
