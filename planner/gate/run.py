@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from planner.engine.version import parse_version
 from planner.errors import InputError
 from planner.gate import policy as policies
 from planner.gate.judge import judge, unreadable
@@ -16,13 +17,14 @@ from planner.gate.outcome import Outcome
 from planner.gate.policy import Policy, Rules
 from planner.gate.readers import Reader, reader_of
 from planner.gate.source import Lookup, Source, mentions, read, walk
+from planner.hardware.catalogue import find_gpu
 from planner.memory.budget import Estimate
 from planner.request import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says."""
+    """What the command line says. InputError for a card or a version that is none."""
 
     gpu: str | None = None
     """Over the policy's defaults, not over what a file says."""
@@ -36,6 +38,12 @@ class Options:
     """Seconds for all look-ups on the Hub together."""
     changed_since: str | None = None
     """A revision: only launches that are not as they were there."""
+
+    def __post_init__(self) -> None:
+        if self.gpu is not None:
+            find_gpu(self.gpu)
+        if self.vllm_version is not None:
+            parse_version(self.vllm_version)
 
 
 @dataclass(frozen=True, kw_only=True)

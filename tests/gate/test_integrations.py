@@ -160,6 +160,14 @@ def test_the_action_passes_what_passes(repository, runner):
     assert "Qwen/Qwen3-4B" in (runner / "summary.md").read_text()
 
 
+def test_every_input_of_the_action_reaches_the_gate(repository, runner):
+    """One that is not handed on would be passed over in silence: each wrong value is wrong input."""
+    for name in ("gpu", "gpus", "vllm-version", "policy", "unknown", "changed-since"):
+        assert _step(1, repository, runner, **{"paths": "deploy", "offline": "true", name: "banana"}).returncode == 2, (
+            name
+        )
+
+
 def test_the_action_annotates_and_fails(repository, runner):
     _with_failure(repository)
     inputs = {"paths": "deploy/good.sh\ndeploy/bad.sh\n", "changed-since": "main", "sarif": "gate.sarif"}
