@@ -5,32 +5,21 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from planner.engine.args import EngineArgs, engine_arg_names
-from planner.engine.defaults import Usage
 from planner.errors import InputError
 from planner.gate.arguments import WITHOUT_EFFECT
 from planner.gate.command import Context, kept, launches_of
-from planner.gate.containers import installed_version
-from planner.gate.launch import Launch, Word, visible_devices
-from planner.gate.readers.python_values import Unknown, Values, dotted, shown
+from planner.gate.launch import Launch, Word, least, visible_devices
+from planner.gate.readers.python_names import CLASSES, LLM_CONFIG, Names, Scope, installed_vllm, name_of, scoped
+from planner.gate.readers.python_values import Unknown, shown
 from planner.gate.source import Lookup, Source
 from planner.text import printable
 
 _MAX_NODES = 200_000
-
-CLASSES: Mapping[str, Usage] = {
-    "LLM": "offline",
-    "EngineArgs": "server",
-    "AsyncEngineArgs": "server",
-}
-"""vLLM's classes that take engine arguments, and whose defaults they have."""
-_LLM_CONFIG = "LLMConfig"
-"""Ray Serve's, which holds engine arguments for vLLM."""
-_MODULES = ("vllm", "ray")
 
 
 def read(source: Source, lookup: Lookup) -> Iterable[Launch]:
@@ -56,76 +45,44 @@ def code(text: str, context: Context, first_line: int) -> list[Launch]:
     return sorted(program.found, key=lambda launch: launch.line)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scope:
-    """What is around a statement."""
-
-    condition: ast.AST | None = None
-    """The innermost if or loop."""
-    gpu: ast.expr | None = None
-    """Modal's, of the function or class."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _More:
-    """Items that are added to a list after it was made."""
-
-    items: Sequence[ast.expr]
-    scope: _Scope
-
-
 class _Program:
-    """A module: names that stand for one value, then what is done with them."""
+    """What a module does with the names that it has."""
 
     def __init__(self, context: Context, first_line: int) -> None:
         self.context, self.first_line = context, first_line
         self.found: list[Launch] = []
-        self.values = Values()
-        self.lists: dict[int, str] = {}
-        """The id of a list's expression -> the name that it is assigned to."""
-        self.more: dict[str, list[_More]] = {}
-        """What is added to the list of a name."""
-        self.imported: dict[str, str] = {}
-        """A name in the file -> what of vLLM or of Ray it is: "LLM" -> "vllm.LLM", "v" -> "vllm"."""
-        self.starred = False
-        """Whether all of vLLM's names are imported; then a class of the file's own goes before one of those."""
-        self.own: set[str] = set()
-        """What the file defines, or imports from elsewhere."""
-        self.roots: set[str] = set()
-        """The packages that it imports from."""
-        self.versions: set[str] = set()
-        """vLLM's that the images of the file install."""
+        self.names = Names()
+        self.values = self.names.values
 
     def visit(self, tree: ast.AST) -> None:
-        nodes = list(_scoped(tree))
+        nodes = list(scoped(tree))
         if len(nodes) > _MAX_NODES:
             raise InputError(f"{self.context.source.file}: more than {_MAX_NODES:,} expressions")
         for node, scope in nodes:
-            self._learn(node, scope)
-        for node, _ in nodes:
-            self._installed(node)
-        if len(self.versions) == 1:
-            self.context = self.context.with_(version=next(iter(self.versions)))
+            self.names.learn(node, scope)
+        environment = {**self.context.environment, **self.names.environment}
+        version = installed_vllm(nodes, self.values) or self.context.version
+        self.context = self.context.with_(environment=environment, version=version)
         for node, scope in nodes:
             if isinstance(node, ast.Call | ast.List | ast.Tuple):
                 for context in self._contexts(scope):
                     self._launches(node, scope, context)
 
-    def _launches(self, node: ast.expr, scope: _Scope, context: Context) -> None:
+    def _launches(self, node: ast.expr, scope: Scope, context: Context) -> None:
         if isinstance(node, ast.List | ast.Tuple):
             self._words(node, scope, context)
         elif isinstance(node, ast.Call):
-            kind = self._class(node.func)
-            if kind == _LLM_CONFIG:
+            kind = self.names.class_of(node.func)
+            if kind == LLM_CONFIG:
                 self._llm_config(node, context)
             elif kind is not None:
                 self._engine(node, kind, context)
-            elif _name_of(node.func) in _SHELLS and node.args:
+            elif name_of(node.func) in _SHELLS and node.args:
                 self._script(node, context)
 
-    def _contexts(self, scope: _Scope) -> list[Context]:
+    def _contexts(self, scope: Scope) -> list[Context]:
         """On each of the cards that Modal may give."""
-        if scope.gpu is None or "modal" not in self.roots:
+        if scope.gpu is None or "modal" not in self.names.roots:
             return [self.context]
         try:
             value = self.values.value(scope.gpu)
@@ -137,84 +94,6 @@ class _Program:
             if card is not None and card[1] != "any" and value is not None:
                 found.append(self.context.with_(gpu=_MODAL.get(card[1], card[1]), gpus=int(card[2] or 1)))
         return found or [self.context]
-
-    def _learn(self, node: ast.AST, scope: _Scope) -> None:
-        if isinstance(node, ast.ImportFrom | ast.Import):
-            self._import(node)
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
-            self.own.add(node.name)
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                self._assign(target, node.value)
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            self._assign(node.target, node.value)
-        elif isinstance(node, ast.AugAssign | ast.For | ast.comprehension):
-            for name in ast.walk(node.target):
-                if isinstance(name, ast.Name):
-                    self.values.names[name.id] = None
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and isinstance(node.op, ast.Add):
-            self._add(node.target.id, node.value, scope)
-        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            self.values.names[dotted(node.value)] = None
-        elif isinstance(node, ast.Call):
-            of, _, method = dotted(node.func).rpartition(".")
-            if method == "extend" and len(node.args) == 1:
-                self._add(of, node.args[0], scope)
-            elif method == "append":
-                self.more.setdefault(of, []).append(_More(items=node.args, scope=scope))
-            elif method in _CHANGES_A_MAPPING:
-                self.values.names[of] = None
-
-    def _add(self, name: str, value: ast.expr, scope: _Scope) -> None:
-        items: Sequence[ast.expr] = [ast.Starred(value, lineno=value.lineno)]
-        if isinstance(value, ast.List | ast.Tuple):
-            items = value.elts
-        self.more.setdefault(name, []).append(_More(items=items, scope=scope))
-
-    def _installed(self, node: ast.AST) -> None:
-        """The vLLM of an image: `.uv_pip_install("vllm==0.13.0")`."""
-        if not (isinstance(node, ast.Call) and _name_of(node.func) in ("pip_install", "uv_pip_install")):
-            return
-        for argument in node.args:
-            try:
-                value = self.values.value(argument)
-            except Unknown:
-                continue
-            texts = [str(one) for one in (value if isinstance(value, list) else [value])]
-            version = installed_version(["install", *texts])
-            self.versions |= {version} if version is not None else set()
-
-    def _import(self, node: ast.ImportFrom | ast.Import) -> None:
-        for alias in node.names:
-            if isinstance(node, ast.Import):
-                whole = alias.name if alias.asname else alias.name.partition(".")[0]
-                name = alias.asname or whole
-            else:
-                whole = f"{'.' * node.level}{node.module or ''}.{alias.name}"
-                name = alias.asname or alias.name
-            self.roots.add(whole.partition(".")[0])
-            if whole.partition(".")[0] not in _MODULES:
-                self.own.add(name)
-            elif name == "*":
-                self.starred = self.starred or whole.startswith("vllm.")
-            else:
-                self.imported[name] = whole
-
-    def _assign(self, target: ast.expr, value: ast.expr) -> None:
-        names = self.values.names
-        if isinstance(target, ast.Name):
-            names[target.id] = None if target.id in names else value
-            self.lists[id(value)] = target.id
-        elif isinstance(target, ast.Subscript) and dotted(target.value) == "os.environ" and _is_text(target.slice):
-            try:
-                name, text = self.values.value(target.slice), self.values.value(value)
-            except Unknown:
-                return
-            self.context = self.context.with_(environment={**self.context.environment, str(name): str(text)})
-        else:
-            for name_node in ast.walk(target):
-                if isinstance(name_node, ast.Name) and isinstance(name_node.ctx, ast.Store):
-                    names[name_node.id] = None
 
     # -- LLM(...) ------------------------------------------------------------------------------------------------------
 
@@ -246,17 +125,16 @@ class _Program:
             args, refusal = {}, str(error)
         if model is None and problem is None:
             problem = "it names no model"
-        devices = visible_devices(context.environment)
         self.found.append(
             Launch(
                 file=context.source.file,
                 line=self._line(node),
-                end_line=self.first_line - 1 + (node.end_lineno or node.lineno),
+                end_line=self._end(node),
                 model=model if isinstance(model, str) else None,
                 args=args,
                 environment=kept(context.environment),
                 gpu=context.gpu,
-                gpus=devices if devices is not None else context.gpus,
+                gpus=least(context.gpus, visible_devices(context.environment)),
                 version=context.version,
                 usage=CLASSES[kind],
                 problem=problem,
@@ -264,14 +142,6 @@ class _Program:
                 words=tuple(words),
             )
         )
-
-    def _class(self, function: ast.expr) -> str | None:
-        """The class of vLLM that is called, or Ray's LLMConfig, under the name that the file gives it."""
-        first, dot, rest = dotted(function).partition(".")
-        known = self.imported.get(first) or (f"vllm.{first}" if self.starred and first not in self.own else "")
-        whole = f"{known}{dot}{rest}" if known else ""
-        name = whole.rpartition(".")[2]
-        return name if name in (CLASSES if whole.startswith("vllm.") else (_LLM_CONFIG,)) else None
 
     # -- Ray's LLMConfig(...) ------------------------------------------------------------------------------------------
 
@@ -297,10 +167,7 @@ class _Program:
                 )
             if keyword.arg == "engine_kwargs":
                 words = self._entries(keyword.value)
-        context = self.context.with_(
-            line=self._line(node), end_line=self.first_line - 1 + (node.end_lineno or node.lineno)
-        )
-        for launch in launches_of_values(values, context):
+        for launch in launches_of_values(values, context.with_(line=self._line(node), end_line=self._end(node))):
             if launch.refusal is not None and "sglang" in context.source.text.lower():
                 problem = f"{launch.refusal}, unless these are arguments of SGLang, which the file mentions"
                 launch = launch.with_(refusal=None)
@@ -325,13 +192,13 @@ class _Program:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    def _words(self, node: ast.List | ast.Tuple, scope: _Scope, context: Context) -> None:
+    def _words(self, node: ast.List | ast.Tuple, scope: Scope, context: Context) -> None:
         """["vllm", "serve", MODEL, …]: a command that the program starts, with what is added to it."""
         heads = [_text_of(item) for item in node.elts[:4]]
         if "vllm" not in " ".join(heads) or not any(head in ("serve", "-m", "run") for head in heads):
             return
         words = [word for item in node.elts for word in self._word(item)]
-        for more in self.more.get(self.lists.get(id(node), ""), ()):
+        for more in self.names.added_to(node):
             added = [word for item in more.items for word in self._word(item)]
             if more.scope.condition is not scope.condition:
                 added = [replace(word, unknown=f"{word.text} (added only under a condition)") for word in added]
@@ -354,7 +221,7 @@ class _Program:
         from planner.gate.bash.walk import launches_in  # needs tree-sitter
 
         text = self.values.script(node.args[0])
-        if _name_of(node.func) == "split":  # which takes a new line for a space
+        if name_of(node.func) == "split":  # which takes a new line for a space
             text = text.replace("\n", " \\\n")
         if "vllm" in text.lower() and re.search(r"\s", text):
             line = self._line(node)
@@ -371,39 +238,10 @@ _SHELLS = frozenset(
     "Popen call check_call check_output create_subprocess_shell getoutput popen run split system".split()
 )
 """Functions of subprocess, os, asyncio and shlex that take a command as one text."""
-_CHANGES_A_MAPPING = frozenset(("clear", "pop", "popitem", "setdefault", "update"))
 _MODAL = {"A10": "A10G", "A100": "A100-SXM4-40GB", "RTX-PRO-6000": "RTX PRO 6000 Blackwell Server Edition"}
 """Modal's names that mean another card here (modal.com/docs/guide/gpu)."""
 _NOT_ARGUMENTS = ("hf_token", "chat_template")
 """A secret, and what LLM() takes besides."""
-
-
-def _scoped(tree: ast.AST) -> Iterator[tuple[ast.AST, _Scope]]:
-    """Every node, what stands first in the file first."""
-    queue: list[tuple[ast.AST, _Scope]] = [(tree, _Scope())]
-    while queue:
-        node, scope = queue.pop()
-        yield node, scope
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            scope = _Scope(gpu=_gpu_of(node.decorator_list) or scope.gpu)
-        elif isinstance(node, ast.If | ast.For | ast.While | ast.ExceptHandler):
-            scope = replace(scope, condition=node)
-        queue.extend((child, scope) for child in reversed(list(ast.iter_child_nodes(node))))
-
-
-def _gpu_of(decorators: Iterable[ast.expr]) -> ast.expr | None:
-    """@app.function(gpu="H100:2")"""
-    keywords = [word for one in decorators if isinstance(one, ast.Call) for word in one.keywords if word.arg == "gpu"]
-    return keywords[0].value if keywords else None
-
-
-def _name_of(function: ast.expr) -> str:
-    """The last part of a function's name, whatever it is a part of."""
-    return function.attr if isinstance(function, ast.Attribute) else dotted(function)
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _text_of(node: ast.expr) -> str:
