@@ -8,7 +8,7 @@ from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from planner.planning.throughput.rates import Rates, generation, rates_for
+from planner.planning.throughput.rates import Rates, generation, host_bandwidth, rates_for
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
 from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
 from planner.planning.throughput.step import StepTime
@@ -47,6 +47,8 @@ class Speed:
     gpus: int
     basis: str
     """fitted where the generation has measurements; assumed where it borrows those of others, or reads host memory."""
+    host_share: float
+    """The part of the layers' weights that stays in host memory."""
     spreads: Mapping[str, Spread]
     """Of "output", "tpot" and "ttft", on measurements of such launches that were left out of the fit."""
 
@@ -115,17 +117,16 @@ class Throughput:
         return 1e3 / self.point.tpot_ms
 
     def cost_per_million(self, tokens_per_s: float) -> float | None:
-        """Price of a million tokens at this rate, in the currency of the price per GPU hour; None without one."""
+        """Price of a million tokens at this rate, in the currency of its GPU hour, to four digits; None without one."""
         if self.workload.price_per_gpu_hour is None:
             return None
-        return self.workload.price_per_gpu_hour * self.gpus / (tokens_per_s * 3600.0) * 1e6
+        return _digits(self.workload.price_per_gpu_hour * self.gpus / (tokens_per_s * 3600.0) * 1e6)
 
     def to_dict(self) -> dict[str, Any]:
         """As `throughput` of an answer (docs/contract.md)."""
-        point = self.point.to_dict()
-        cost = self.cost_per_million(self.point.output_tokens_per_s)
+        costs = {"output_tokens": self.point.output_tokens_per_s, "tokens": self.point.total_tokens_per_s}
         return {
-            **point,
+            **self.point.to_dict(),
             "output_tokens_per_s_per_user": _digits(self.per_user),
             "output_tokens_per_s_per_gpu": _digits(self.point.output_tokens_per_s / self.gpus),
             "bound_by": self.bound_by,
@@ -134,10 +135,7 @@ class Throughput:
             "knee_output_tokens_per_s": _digits(self.knee.output_tokens_per_s),
             "sustained": self.sustained,
             "gpus": self.gpus,
-            "cost_per_million_output_tokens": None if cost is None else _digits(cost),
-            "cost_per_million_tokens": None
-            if cost is None
-            else _digits(self.cost_per_million(self.point.total_tokens_per_s) or 0.0),
+            **{f"cost_per_million_{of}": self.cost_per_million(rate) for of, rate in costs.items()},
             "basis": self.speed.basis,
             "error": {_KEYS[figure]: error for figure, error in self.errors.items()},
             "range": {_KEYS[figure]: [_digits(low), _digits(high)] for figure, (low, high) in self.ranges.items()},
@@ -179,10 +177,10 @@ def _notes(estimate: Estimate, speed: Speed, workload: Workload) -> tuple[str, .
             f"a request of {tokens:,} tokens is longer than max_model_len, {kv.max_model_len:,}: vLLM refuses it; "
             "the figures are those of a larger --max-model-len"
         )
-    if speed.work.host_share:
+    if speed.host_share:
         notes.append(
-            f"{float(speed.work.host_share):.0%} of the layers' weights are read from host memory in every step, at "
-            f"{float(speed.rates.host_bandwidth) / 1e9:,.0f} GB/s by the data sheet: no measurement of it is in the fit"
+            f"{speed.host_share:.0%} of the layers' weights are read from host memory in every step, at "
+            f"{host_bandwidth(estimate.gpu) / 1e9:,.0f} GB/s by the data sheet: no measurement of it is in the fit"
         )
     if estimate.engine is not None and estimate.engine.args.get("speculative_config"):
         notes.append(
@@ -203,7 +201,8 @@ def speed_of(inputs: Inputs, estimate: Estimate, workload: Workload) -> Speed:
         limits=limits_of(estimate, workload.mean_len),
         replicas=engine.data_parallel_size,
         gpus=engine.gpus_per_replica * engine.data_parallel_size,
-        basis="fitted" if known and not work.host_share else "assumed",
+        basis="fitted" if known else "assumed",
+        host_share=kernels.host_share,
         spreads=spreads_of(class_of(generation(inputs.gpu), experts=bool(work.expert_layers))),
     )
 

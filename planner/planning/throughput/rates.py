@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.errors import InputError
 from planner.hardware.catalogue import Gpu
+from planner.planning.throughput.elementwise import minimum
 from planner.planning.throughput.work import Kernels, Numbers
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ class Rates:
     head_bandwidth: Numbers
     expert_bandwidth: Numbers
     kv_bandwidth: Numbers
-    host_bandwidth: Numbers
-    """Of weights that stay in host memory."""
     attention_flops: Numbers
     mlp_flops: Numbers
     head_flops: Numbers
@@ -124,7 +123,27 @@ def rates_for(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bool]:
     """(what is achieved, whether such cards or this CPU were measured). InputError for a card of unknown bandwidth."""
     if gpu.kind == "cpu":
         return _rates_of_cpu(gpu, engine, kernels)
-    return rates_of(rate_table(gpu, engine, kernels), constants()), f"bandwidth@{generation(gpu)}" in constants()
+    rates = rates_of(rate_table(gpu, engine, kernels), constants())
+    if kernels.host_share:
+        return _with_host(rates, kernels.host_share, host_bandwidth(gpu)), False
+    return rates, f"bandwidth@{generation(gpu)}" in constants()
+
+
+def _with_host(rates: Rates, share: float, host: float) -> Rates:
+    def both(card: Numbers) -> Numbers:
+        return 1.0 / ((1.0 - share) / card + share / host)
+
+    return replace(
+        rates,
+        attention_bandwidth=both(rates.attention_bandwidth),
+        mlp_bandwidth=both(rates.mlp_bandwidth),
+        expert_bandwidth=both(minimum(rates.expert_bandwidth, rates.expert_unpacking)),
+    )
+
+
+def host_bandwidth(gpu: Gpu) -> float:
+    """Bytes/s at which the card reads host memory; nothing is fitted to it."""
+    return _bandwidth(gpu) if gpu.unified else 1e9 * _pcie_gbs(gpu)
 
 
 def _rates_of_cpu(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bool]:
@@ -144,7 +163,6 @@ def _rates_of_cpu(gpu: Gpu, engine: Engine, kernels: Kernels) -> tuple[Rates, bo
         head_bandwidth=bandwidth,
         kv_bandwidth=bandwidth,
         expert_bandwidth=expert_bandwidth,
-        host_bandwidth=bandwidth,
         attention_flops=flops,
         mlp_flops=flops,
         head_flops=flops,
@@ -178,7 +196,6 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "head_bandwidth": read(kernels.head, "dense"),
         "expert_bandwidth": read(kernels.experts, "experts"),
         "kv_bandwidth": Rate(nominal=bandwidth, constants=("kv_bandwidth", f"kv_bandwidth@{gen}", *mla)),
-        "host_bandwidth": Rate(nominal=bandwidth if gpu.unified else 1e9 * _pcie_gbs(gpu)),
         "attention_flops": compute(kernels.attention, "dense"),
         "mlp_flops": compute(kernels.mlp, "dense"),
         "head_flops": compute(kernels.head, "dense"),

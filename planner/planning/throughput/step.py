@@ -65,25 +65,17 @@ def step_time(
     expert_tokens = together * _busiest(work, rows, rows) / rows
     # A head computes one row a request, and one for a prompt that ends in this step.
     heads = decoding + minimum(chunk, 1.0)
-
-    def read(nbytes: Numbers, bandwidth: Numbers) -> Numbers:
-        host = work.host_share * nbytes
-        return (nbytes - host) / bandwidth + host / rates.host_bandwidth
-
-    groups = (
-        (
-            read(work.attention_bytes, rates.attention_bandwidth),
-            work.attention_flops * tokens / rates.attention_flops,
-        ),
-        (read(work.mlp_bytes, rates.mlp_bandwidth), work.mlp_flops * tokens / rates.mlp_flops),
+    reads = (
+        (work.attention_bytes / rates.attention_bandwidth, work.attention_flops * tokens / rates.attention_flops),
+        (work.mlp_bytes / rates.mlp_bandwidth, work.mlp_flops * tokens / rates.mlp_flops),
         (work.head_bytes / rates.head_bandwidth, work.head_flops * heads / rates.head_flops),
         (
-            read(experts, minimum(rates.expert_bandwidth, rates.expert_unpacking)),
+            experts / minimum(rates.expert_bandwidth, rates.expert_unpacking),
             work.expert_flops * expert_tokens / rates.expert_flops,
         ),
     )
-    weights = sum((where(reading >= computing, reading, 0.0) for reading, computing in groups), 0.0)
-    compute = sum((where(reading >= computing, 0.0, computing) for reading, computing in groups), 0.0)
+    weights = sum((where(read >= compute, read, 0.0) for read, compute in reads), 0.0)
+    compute = sum((where(read >= compute, 0.0, compute) for read, compute in reads), 0.0)
     kv, pairs = _decode_attention(work, rates, decoding, context)
     compute = compute + pairs + _prefill_attention(work, rates, chunk, chunk_context)
     communication = _communication(work, rates, tokens)

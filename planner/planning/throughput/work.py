@@ -59,8 +59,6 @@ class Work:
     """Data-parallel replicas whose tokens meet in the experts (expert parallelism)."""
     rank_experts: Numbers
     """Experts of a layer on one rank; 1 without experts."""
-    host_share: Numbers
-    """The part of the layers' weights that stays in host memory and is read over PCIe when it is needed."""
     expert_excess: Numbers
     """Standard deviations that the busiest of the ranks which share the experts is expected above their mean."""
     kv_full: Numbers
@@ -109,6 +107,8 @@ class Kernels:
     experts: str
     head: str
     mla: bool
+    host_share: float
+    """The part of the layers' weights that they read over PCIe, from host memory."""
 
 
 def stacked(works: Sequence[Work]) -> Work:
@@ -150,7 +150,6 @@ def work_of_launch(
         expert_share=share,
         expert_replicas=float(engine.data_parallel_size) if spread else 1.0,
         rank_experts=experts[0][0].count / ep if experts else 1.0,
-        host_share=_host_share(offloaded_bytes(model, at, engine, stages), groups, len(stages)),
         expert_excess=_largest_of(ep),
         **states,
         layers=float(len(model.layers)),
@@ -163,7 +162,8 @@ def work_of_launch(
         tp=float(tp),
         pp=float(engine.pipeline_parallel_size),
     )
-    return work, _kernels(model, engine, at)
+    kernels = _kernels(model, engine, at, _host_share(offloaded_bytes(model, at, engine, stages), groups, len(stages)))
+    return work, kernels
 
 
 def _largest_of(n: int) -> float:
@@ -313,7 +313,7 @@ def _latent(state: MLAttention, tp: int, nbytes: int) -> _Read:
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def _kernels(model: Model, engine: Engine, at: Placement) -> Kernels:
+def _kernels(model: Model, engine: Engine, at: Placement, host_share: float) -> Kernels:
     """By the largest module of each group, in the middle layer (first and last layers are often left in 16 bits)."""
     found = dict.fromkeys(("attention", "mlp", "experts", "head"), "bf16")
     quantization = at.quantization
@@ -332,7 +332,7 @@ def _kernels(model: Model, engine: Engine, at: Placement) -> Kernels:
         if engine.args.get(flag) == "marlin" and found[group] in ("fp8", "fp4"):
             found[group] += "_weight"
     mla = any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
-    return Kernels(**found, mla=mla)
+    return Kernels(**found, mla=mla, host_share=host_share)
 
 
 def _near(model: Model, middle: int) -> Iterable[Linear | Experts]:
