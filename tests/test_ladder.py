@@ -209,6 +209,12 @@ def test_awq_on_v100_is_refused_and_gptq_offered():
     assert kept.binding.code == "quantization_needs_capability"
 
 
+def test_a_tensor_parallel_size_that_is_kept_is_not_enlarged_at_the_start():
+    plan = fit(prepare({"model": LLAMA_8B, "gpu": "H100"}), Goal(gpus=4), keep=frozenset({"tensor_parallel_size"}))
+    assert plan.met
+    assert "tensor_parallel_size" not in plan.inputs.args
+
+
 def test_suggestions_keep_the_goal():
     inputs = prepare({"model": LLAMA_8B, "gpu": "H100", "max_model_len": 8192, "enforce_eager": True})
     found = suggestions(inputs, Goal(), inputs.estimate())

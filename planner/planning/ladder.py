@@ -155,16 +155,17 @@ def fit(
     goal = goal.checked(inputs)
     if goal.gpus_per_engine < cards_of(inputs):
         goal = replace(goal, gpus=cards_of(inputs) * goal.engines)
-    climb = _Climb(_use_the_cards(inputs, goal), goal, keep | set(inputs.args), ordered(order, forbid))
+    given = keep | set(inputs.args)
+    climb = _Climb(_use_the_cards(inputs, goal, given), goal, given, ordered(order, forbid))
     climb.run()
     return climb.plan()
 
 
-def _use_the_cards(inputs: Inputs, goal: Goal) -> Inputs:
+def _use_the_cards(inputs: Inputs, goal: Goal, given: frozenset[str]) -> Inputs:
     """The cards given are there to be used: the largest legal tensor parallel size, where none is asked for."""
-    given = inputs.args.get("tensor_parallel_size")
-    room = goal.gpus_per_engine // cards_of(inputs)
-    *larger, least = [given] if given else tensor_parallel_sizes(room, goal.gpus_per_node)
+    if "tensor_parallel_size" in given:
+        return with_tensor_parallel(inputs, inputs.args.get("tensor_parallel_size", 1), goal.gpus_per_node)
+    *larger, least = tensor_parallel_sizes(goal.gpus_per_engine // cards_of(inputs), goal.gpus_per_node)
     for size in larger:
         candidate = with_tensor_parallel(inputs, size, goal.gpus_per_node)
         if candidate.estimate().status != "refused":
