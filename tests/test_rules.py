@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from planner.engine.args import REMOVED_IN, flag_of
+from planner.engine.args import parse_flags
 from planner.request import answer, prepare
 
 LLAMA, MIXTRAL = "meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -166,14 +166,24 @@ def test_qwen3_32b_starts_on_one_h100():
     assert result["status"] == "fits"
 
 
-@pytest.mark.parametrize(("version", "status"), [("0.17.0", "fits"), ("0.18.0", "refused")])
-def test_a_flag_that_is_gone_is_refused_as_the_command_line_does(version: str, status: str) -> None:
-    request = {"model": "Qwen/Qwen3-8B", "gpu": "H100", "vllm_version": version, "swap_space": 4}
-    found = prepare(request).estimate()
-    assert found.status == status
-    assert [reason.flag for reason in found.reasons] == (["--swap-space"] if status == "refused" else [])
-    assert prepare({**request, "usage": "offline"}).estimate().status == "fits"
-
-
-def test_every_flag_that_is_gone_was_one() -> None:
-    assert all(flag_of(name).startswith("--") for name in REMOVED_IN)
+@pytest.mark.parametrize(
+    ("flags", "last", "first"),
+    [  # words that the version `last` takes and `first` does not, or the other way round
+        ("--swap-space 4", "0.17.0", "0.18.0"),
+        ("--task generate", "0.12.0", "0.13.0"),
+        ("--device cuda", "0.9.2", "0.10.0"),
+        ("--num-lookahead-slots 0", "0.11.2", "0.12.0"),
+        ("--enable-reasoning", "0.9.2", "0.10.0"),
+        ("--disable-log-requests", "0.16.0", "0.17.0"),
+        ("--disable-frontend-multiprocessing", "0.18.0", "0.19.0"),
+        ("--kv-offloading-size 4", "0.11.1", "0.11.0"),
+        ("--monokernel", "0.33.0", "0.32.0"),
+    ],
+)
+def test_a_flag_that_a_version_lacks_is_refused_as_the_command_line_does(flags: str, last: str, first: str) -> None:
+    args, _ = parse_flags(flags.split())
+    request = {"model": "Qwen/Qwen2.5-7B-Instruct", "gpu": "H100", **args}
+    assert prepare({**request, "vllm_version": last}).estimate().status == "fits"
+    found = prepare({**request, "vllm_version": first}).estimate()
+    assert (found.status, [reason.flag for reason in found.reasons]) == ("refused", [flags.split()[0]])
+    assert prepare({**request, "vllm_version": first, "usage": "offline"}).estimate().status == "fits"

@@ -184,7 +184,7 @@ def request_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row's own arguments, without model, card and version."""
     request: dict[str, Any] = {}
     for key, name in _ARGUMENTS.items():
-        if row.get(key) is not None:
+        if row.get(key) is not None and (key, row[key]) != ("dp", 1):  # versions before 0.8 lack the flag
             request[name] = row[key]
     total, free = row.get("device_total_gib"), row["measured"].get("free_gib_on_start")
     if total is not None:

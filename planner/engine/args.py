@@ -1,6 +1,7 @@
 """EngineArgs: vLLM's flags under vLLM's names, read from a request or a `vllm serve` line, and printed as one.
 
-The table of flags is vLLM's own (planner/engine/data/engine_args.json, made by tools/make_engine_args.py).
+The table of flags is vLLM's own (data/engine_args.json, made by tools/make_engine_args.py), and which version has which
+was read off its wheels (data/flag_versions.json, made by tools/make_flag_versions.py).
 """
 
 from __future__ import annotations
@@ -16,44 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from planner import strict_json
+from planner.engine.version import VllmVersion, parse_version
 from planner.errors import InputError
 from planner.text import did_you_mean, has_hidden, nearest, printable, shown
 
 JsonValue = Any
 """A value as JSON has it: engine arguments are passed on to vLLM as they were given."""
-
-_REMOVED = {
-    "swap_space": {"flags": ["--swap-space"], "kind": "float"},
-    "device": {"flags": ["--device"], "kind": "str"},
-    "use_v2_block_manager": {"flags": ["--use-v2-block-manager"], "kind": "bool"},
-    "num_scheduler_steps": {"flags": ["--num-scheduler-steps"], "kind": "int"},
-    "rope_scaling": {"flags": ["--rope-scaling"], "kind": "json"},
-    "rope_theta": {"flags": ["--rope-theta"], "kind": "float"},
-    "task": {"flags": ["--task"], "kind": "str"},
-    "guided_decoding_backend": {"flags": ["--guided-decoding-backend"], "kind": "str"},
-    "disable_log_requests": {"flags": ["--disable-log-requests"], "kind": "bool"},
-    "cuda_graph_sizes": {"flags": ["--cuda-graph-sizes"], "kind": "int", "nargs": "+"},
-    "max_seq_len_to_capture": {"flags": ["--max-seq-len-to-capture"], "kind": "int"},
-    "speculative_model": {"flags": ["--speculative-model"], "kind": "str"},
-    "num_speculative_tokens": {"flags": ["--num-speculative-tokens"], "kind": "int"},
-    "worker_use_ray": {"flags": ["--worker-use-ray"], "kind": "bool"},
-    "max_num_partial_prefills": {"flags": ["--max-num-partial-prefills"], "kind": "int"},
-}
-"""Flags that older versions have and the version of the table no longer."""
-
-REMOVED_IN: Mapping[str, tuple[int, ...]] = {
-    "use_v2_block_manager": (0, 10),
-    "num_scheduler_steps": (0, 10, 1),
-    "max_seq_len_to_capture": (0, 11),
-    "rope_scaling": (0, 11, 2),
-    "rope_theta": (0, 11, 2),
-    "guided_decoding_backend": (0, 12),
-    "cuda_graph_sizes": (0, 13),
-    "disable_log_requests": (0, 17),
-    "swap_space": (0, 18),
-    "max_num_partial_prefills": (0, 27),
-}
-"""The first version whose engine/arg_utils.py lacks a flag, of the wheels 0.8.5 to 0.33; 0.11.1 and 0.27.0 unseen."""
 
 
 class EngineArgs(Mapping[str, JsonValue]):
@@ -149,6 +118,19 @@ def find_flag(word: str) -> Flag | None:
     return _flags().get(word.replace("_", "-"))
 
 
+@cache
+def unknown_to(name: str, version: VllmVersion) -> str | None:
+    """Why this version's `vllm serve` does not take an argument's flag, in a few words; None where it does.
+
+    Judged by the versions that were read: between two of them a flag is taken to be there.
+    """
+    versions = _read("flag_versions.json")
+    gone, not_yet = versions["gone_in"].get(name), versions["not_yet_in"].get(name)
+    if gone is not None and version >= parse_version(gone):
+        return f"gone since {gone}"
+    return f"not yet in {not_yet}" if not_yet is not None and version <= parse_version(not_yet) else None
+
+
 def takes_several(name: str) -> bool:
     """Whether its flag takes several words."""
     return "nargs" in _engine_table()[name]
@@ -239,16 +221,18 @@ def _flag_words(name: str, value: JsonValue) -> list[str]:
 
 
 @cache
-def _table() -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = json.loads(
-        (Path(__file__).parent / "data" / "engine_args.json").read_text(encoding="utf-8")
-    )
+def _read(name: str) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data" / name).read_text(encoding="utf-8"))
     return table
+
+
+def _table() -> dict[str, dict[str, Any]]:
+    return _read("engine_args.json")
 
 
 @cache
 def _engine_table() -> dict[str, dict[str, Any]]:
-    return {**_REMOVED, **_table()["engine"]}
+    return {**_read("flag_versions.json")["more"], **_table()["engine"]}
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from planner.engine.args import REMOVED_IN, flag_of
+from planner.engine.args import flag_of, unknown_to
 from planner.engine.defaults import Engine
 from planner.engine.version import parse_version
 from planner.errors import Refusal
@@ -30,15 +30,20 @@ def check(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | N
         rule(model, gpu, engine, quantization)
 
 
-def _removed_flags(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+_OURS_TOO = frozenset({"kv_cache_memory_bytes"})
+"""Also what the environment's VLLM_CPU_KVCACHE_SPACE, or the memory that a log says was left, is called here."""
+
+
+def _unknown_flags(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
     """The command line's own refusal, before any config is read; the LLM class warns of some and goes on."""
-    for name, since in REMOVED_IN.items():
-        if engine.usage == "server" and name in engine.args and engine.vllm_version >= since:
+    for name in engine.args if engine.usage == "server" else ():
+        why = unknown_to(name, engine.vllm_version)
+        if why is not None and name not in _OURS_TOO:
             flag = flag_of(name)
             raise Refusal(
                 "unknown_flag",
-                f"vllm: error: unrecognized arguments: {flag}; vLLM {engine.vllm_version} no longer has this flag "
-                f"(gone since {'.'.join(map(str, since))}).",
+                f"vllm: error: unrecognized arguments: {flag}; vLLM {engine.vllm_version} does not have this flag "
+                f"({why}).",
                 flag,
             )
 
@@ -306,7 +311,7 @@ def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantizat
 
 
 RULES: tuple[Rule, ...] = (
-    _removed_flags,
+    _unknown_flags,
     _capability,
     _architecture,
     _heads,

@@ -125,6 +125,8 @@ _SHORTHANDS = (
     ("spec_tokens", "num_speculative_tokens"),
     ("speculative_model", "model"),
     ("num_speculative_tokens", "num_speculative_tokens"),
+    ("speculative_model_quantization", "quantization"),
+    ("speculative_draft_tensor_parallel_size", "draft_tensor_parallel_size"),
 )
 _KEYS = frozenset(
     """enforce_eager num_speculative_tokens model method draft_tensor_parallel_size tensor_parallel_size quantization
