@@ -121,10 +121,13 @@ class _Edit:
         if word is not None and len(_places(lines[word.line - 1], old)) == 1:
             _replace(lines, word.line, old, model)
             return
-        span = [n for n in range(self.launch.line, self.launch.end_line + 1) if _places(lines[n - 1], old)]
-        if len(span) != 1:
-            raise _CannotEdit
-        _replace(lines, span[0], old, model)
+        # Else where it stands once in the launch, or in the whole file: a variable of make.
+        for span in (range(self.launch.line, self.launch.end_line + 1), range(1, len(lines) + 1)):
+            found = [number for number in span if _places(lines[number - 1], old)]
+            if len(found) == 1:
+                _replace(lines, found[0], old, model)
+                return
+        raise _CannotEdit
 
     def change(self, name: str, value: Any) -> None:
         at = self._find(name)
