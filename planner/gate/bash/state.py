@@ -52,6 +52,11 @@ class State:
         return {name: only_text(self.variables[name]) for name in self.exported if name in self.variables}
 
 
+def left_open(name: str, line: int) -> Value:
+    """A variable that is set to something that the file does not decide."""
+    return (Word(text=f"${name}", line=line, unknown=f"${name}"),)
+
+
 def only_text(value: Value) -> str | None:
     """A variable's text; None where the file does not decide it."""
     if not value:
@@ -64,7 +69,7 @@ def initial(environment: Mapping[str, str | None], line: int) -> State:
     variables: dict[str, Value] = {}
     positional: dict[int, Word] = {}
     for name, text in environment.items():
-        word = Word(text=f"${name}" if text is None else text, line=line, unknown=f"${name}" if text is None else None)
+        (word,) = left_open(name, line) if text is None else (Word(text=text, line=line),)
         if name.isascii() and name.isdigit() and len(name) < 4:
             positional[int(name)] = word
         else:
@@ -104,5 +109,5 @@ def bounded(states: list[State]) -> list[State]:
         values = [state.variables.get(name) for state in states]
         if any(value != values[0] for value in values):
             line = next((value[0].line for value in values if value), 1)  # an array with nothing in it has none
-            merged[name] = (Word(text=f"${name}", line=line, unknown=f"${name}"),)
+            merged[name] = left_open(name, line)
     return [replace(states[0], variables=merged)]

@@ -17,7 +17,7 @@ from planner.errors import InputError
 from planner.gate.bash.documents import here_document
 from planner.gate.bash.expand import Expander
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
-from planner.gate.bash.state import State, Value, appended, bounded, initial, only_text, unique
+from planner.gate.bash.state import State, Value, appended, bounded, initial, left_open, only_text, unique
 from planner.gate.bash.truth import truth
 from planner.gate.command import Context, launches_of
 from planner.gate.containers import installed_version
@@ -257,12 +257,17 @@ class _Walker:
         values = [word for child in node.children_by_field_name("value") for word in self._expander(state).words(child)]
         if variable is None or not values or len(values) > MAX_REPEATS:
             name = text_of(variable) if variable is not None else ""
-            unknown = Word(text=f"${name}", line=self.first_line + node.start_point.row, unknown=f"${name}")
-            return self.run(body, [state.set(name, (unknown,)) if name else state], depth + 1)
+            return self.run(body, [self._left_open([name], node, state) if name else state], depth + 1)
         states = [state]
         for word in values:
             states = self.run(body, [one.set(text_of(variable), (word,)) for one in states], depth + 1)
         return states
+
+    def counting_loop(self, node: Node, state: State, depth: int) -> list[State]:
+        """for ((A = 1; A < 3; A++))"""
+        body = node.child_by_field_name("body")
+        inside = self._left_open(_computed(text_of(node).partition("))")[0]), node, state)
+        return self.run(body, [inside], depth + 1) if body is not None else [inside]
 
     def while_loop(self, node: Node, state: State, depth: int) -> list[State]:
         """Walked once; loops that read options change nothing when the script gets none."""
@@ -284,6 +289,12 @@ class _Walker:
             return unique([*before, *after])
         return after if holds is (operator == "&&") else before
 
+    def compound(self, node: Node, state: State, depth: int) -> list[State]:
+        """{ a; b; }, or ((A = 1)) whose arithmetic is not followed."""
+        if node.children[0].type == "((":
+            return [self._left_open(_computed(text_of(node)), node, state)]
+        return self._all(node.children, [state], depth)
+
     def apart(self, node: Node, state: State, depth: int) -> list[State]:
         """A subshell, a pipeline: what it sets is lost."""
         self._all(node.children, [state], depth)
@@ -291,6 +302,10 @@ class _Walker:
 
     def nothing(self, node: Node, state: State, depth: int) -> list[State]:
         return [state]
+
+    def unset(self, node: Node, state: State, depth: int) -> list[State]:
+        gone = {text_of(child) for child in node.named_children}
+        return [replace(state, variables={name: value for name, value in state.variables.items() if name not in gone})]
 
     def test(self, node: Node, state: State, depth: int) -> list[State]:
         self._substitutions(node, state, depth)
@@ -333,16 +348,17 @@ class _Walker:
             return [state]
         return [state.with_(positional=state.positional[int(count[:4]) :])]
 
-    def forget(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
-        gone = {word.text for word in words[1:]}
-        return [replace(state, variables={name: value for name, value in state.variables.items() if name not in gone})]
-
     def input(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
-        """read A B"""
-        for word in words[1:]:
-            if re.fullmatch(r"[A-Za-z_]\w*", word.text):
-                state = state.set(word.text, (Word(text=f"${word.text}", line=word.line, unknown=f"${word.text}"),))
-        return [state]
+        """read A B, mapfile A, getopts LETTERS A"""
+        return [self._left_open([word.text for word in words[1:]], node, state)]
+
+    def printed(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
+        """printf -v A"""
+        texts = [word.text for word in words]
+        return [self._left_open(texts[texts.index("-v") + 1 :][:1], node, state) if "-v" in texts else state]
+
+    def let(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
+        return [self._left_open(_computed(" ".join(word.text for word in words[1:])), node, state)]
 
     def include(self, node: Node, words: list[Word], state: State, depth: int) -> list[State]:
         """source FILE: what it sets and defines. Its own launches are found where it is read for itself."""
@@ -361,6 +377,14 @@ class _Walker:
             self.context = self.context.with_(source=source)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _left_open(self, names: Iterable[str], node: Node, state: State) -> State:
+        """With variables set to what is not followed."""
+        line = self.first_line + node.start_point.row
+        for name in names:
+            if re.fullmatch(r"[A-Za-z_]\w*", name):
+                state = state.set(name, left_open(name, line))
+        return state
 
     def _expander(self, state: State) -> Expander:
         return Expander(state, self.first_line, self.context.source.file if self.sourcing else None)
@@ -387,14 +411,16 @@ _STATEMENTS: Mapping[str, _Statement] = {
     "if_statement": _Walker.condition,
     "case_statement": _Walker.case,
     "for_statement": _Walker.for_loop,
+    "c_style_for_statement": _Walker.counting_loop,
     "while_statement": _Walker.while_loop,
     "list": _Walker.list_of,
+    "compound_statement": _Walker.compound,
     "subshell": _Walker.apart,
     "pipeline": _Walker.apart,
     "test_command": _Walker.test,
     "comment": _Walker.nothing,
     "heredoc_body": _Walker.nothing,
-    "unset_command": _Walker.nothing,
+    "unset_command": _Walker.unset,
 }
 _WORDS = frozenset("word string raw_string ansi_c_string concatenation number simple_expansion variable_name".split())
 """What is no statement, where the parser could make no sense of a script."""
@@ -405,8 +431,12 @@ _BUILTINS: Mapping[str, _Builtin] = {
     "eval": _Walker.evaluate,
     "set": _Walker.arguments,
     "shift": _Walker.shift,
-    "unset": _Walker.forget,
     "read": _Walker.input,
+    "mapfile": _Walker.input,
+    "readarray": _Walker.input,
+    "getopts": _Walker.input,
+    "printf": _Walker.printed,
+    "let": _Walker.let,
     "source": _Walker.include,
     ".": _Walker.include,
 }
@@ -430,6 +460,12 @@ def _branches(node: Node) -> list[tuple[list[Node] | None, list[Node]]]:
                 into.append(child)
         branches.append((test if clause.type != "else_clause" else None, statements))
     return branches
+
+
+def _computed(text: str) -> list[str]:
+    """The variables that arithmetic sets: A = 1, A += 1, A++, --A."""
+    sets = r"(\w+)\s*(?:(?:[-+*/%&|^]|<<|>>)?=(?!=)|\+\+|--)|(?:\+\+|--)\s*(\w+)"
+    return [after or before for after, before in re.findall(sets, text)]
 
 
 def _is_test(node: Node) -> bool:
