@@ -48,6 +48,12 @@ def test_more_pipeline_stages_than_numpy_chooses_among():
     agrees(request, row)
 
 
+def test_a_quantization_that_contradicts_the_checkpoint_is_refused():
+    request = {"model": "openai/gpt-oss-20b", "gpu": "H100"}
+    for row in sweep(request, Grid(quantization=(None, "fp8"))).to_dict("records"):
+        agrees(request, row)
+
+
 def test_a_grid_too_large_for_a_machine_word_is_too_large():
     many = tuple(range(1, (1 << 16) + 1))
     grid = Grid(tensor_parallel_size=many, max_model_len=many, max_num_seqs=many, max_num_batched_tokens=many)
@@ -101,7 +107,7 @@ GRIDS = st.builds(
     gpu=st.sampled_from([("T4", "H100"), ("L4", "B200"), ("A100-40",), ("MI300X", "L40S")]),
     tensor_parallel_size=st.sampled_from([(1, 2), (4,), (8, 3)]),
     pipeline_parallel_size=st.sampled_from([(1,), (1, 2), (3,)]),
-    quantization=st.sampled_from([(None,), (None, "what-if:awq")]),
+    quantization=st.sampled_from([(None,), (None, "what-if:awq"), (None, "fp8")]),
     kv_cache_dtype=st.sampled_from([(None,), ("auto", "fp8")]),
     max_model_len=st.lists(st.integers(1, 10**6), min_size=1, max_size=3).map(tuple),
     max_num_seqs=st.lists(st.none() | st.integers(1, 4096), min_size=1, max_size=2).map(tuple),

@@ -129,6 +129,9 @@ class _Table:
     def _launch(self, inputs: Inputs, given: Mapping[str, Any]) -> _Columns:
         shapes = self._shapes_of(inputs, given)
         result = _refused(len(shapes.engines))
+        if inputs.refused is not None:
+            result.reason[:] = self._code(inputs.refused.code)
+            return result
         for code in filter(None, dict.fromkeys(shapes.codes)):
             result.reason[[c == code for c in shapes.codes]] = self._code(code)
         for rows, engine in self._groups(inputs, shapes, given):
