@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from planner.engine.args import parse_flags
+from planner.errors import InputError
 from planner.request import answer, prepare
 
 LLAMA, MIXTRAL = "meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -164,6 +165,18 @@ def test_deepseeks_latent_is_not_divided_by_tp():
 def test_qwen3_32b_starts_on_one_h100():
     result = answer({"model": "Qwen/Qwen3-32B", "gpu": "H100", "gpu_memory_utilization": 0.9, "max_model_len": 16000})
     assert result["status"] == "fits"
+
+
+def test_a_value_that_older_versions_take_is_one_there_alone() -> None:
+    request = {"model": "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "gpu": "H100", "mamba_cache_mode": "all"}
+    assert answer({**request, "vllm_version": "0.24.0"})["status"] == "fits"
+    (reason,) = answer({**request, "vllm_version": "0.32.0"})["reasons"]
+    assert (reason["code"], reason["flag"]) == ("invalid_choice", "--mamba-cache-mode")
+
+
+def test_a_kv_cache_dtype_of_unknown_size_is_no_refusal_of_vllms() -> None:
+    with pytest.raises(InputError, match="ultraquant_4bit"):
+        answer({**BASE, "gpu": "MI300X", "kv_cache_dtype": "ultraquant_4bit", "vllm_version": "0.32.0"})
 
 
 @pytest.mark.parametrize(

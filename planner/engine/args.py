@@ -150,7 +150,7 @@ def _check(name: str, value: JsonValue) -> None:
     if name.endswith(("_kwargs", "_per_prompt")) and not isinstance(value, dict):
         raise InputError(f"{name} = {shown(value)}: must be a JSON object")
     choices = entry.get("choices")
-    if choices and kind == "str" and str(value) not in choices and name not in _OPEN_CHOICES:
+    if choices and kind == "str" and str(value) not in (*choices, *OTHER_CHOICES.get(name, ())):
         raise InputError(f"{name} = {shown(value)}: must be one of {', '.join(choices)}")
     low = _MINIMUM.get(name)
     if low is not None and isinstance(value, int | float) and value < low and (name, value) not in _SPECIAL:
@@ -167,7 +167,16 @@ _KIND_WORDS = {
     "str": "text without control characters",
     "json": "a JSON value",
 }
-_OPEN_CHOICES = {"quantization"}
+OTHER_CHOICES: Mapping[str, Mapping[str, tuple[int, int] | None]] = {
+    "all2all_backend": {"mori": (0, 24)},
+    "convert": {"reward": (0, 17)},
+    "mamba_cache_mode": {"all": (0, 32)},
+    "moe_backend": {"flashinfer_moe_ep_mega_cutedsl": (0, 32), "aiter_triton_mxfp4_mxfp4": None},
+    "prefix_caching_hash_algo": {"builtin": (0, 10)},
+    "spec_method": {"step5_mtp": None},
+}
+"""Values that the version of the table does not take, and the first one read that no longer does (config/ of the wheels
+0.9 to 0.33); None for what came later."""
 _MINIMUM = {
     "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,

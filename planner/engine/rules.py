@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from planner.engine.args import flag_of, unknown_to
+from planner.engine.args import OTHER_CHOICES, flag_of, unknown_to
 from planner.engine.defaults import Engine
 from planner.engine.version import parse_version
 from planner.errors import Refusal
@@ -46,6 +46,16 @@ def _unknown_flags(model: Model, gpu: Gpu, engine: Engine, quantization: Quantiz
                 f"({why}).",
                 flag,
             )
+
+
+def _unknown_choices(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """Values that a flag took in older versions."""
+    for name, values in OTHER_CHOICES.items():
+        value = engine.args.get(name)
+        gone = values.get(value) if isinstance(value, str) else None
+        if gone is not None and engine.vllm_version >= gone:
+            message = f"vllm: error: argument {flag_of(name)}: invalid choice: '{value}'"
+            raise Refusal("invalid_choice", f"{message} (gone since {gone[0]}.{gone[1]}).", flag_of(name))
 
 
 def _heads(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
@@ -312,6 +322,7 @@ def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantizat
 
 RULES: tuple[Rule, ...] = (
     _unknown_flags,
+    _unknown_choices,
     _capability,
     _architecture,
     _heads,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.engine.version import VllmVersion
-from planner.errors import Refusal
+from planner.errors import InputError, Refusal
+from planner.text import shown
 from planner.units import DTYPE_BYTES, ceil_div
 
 
@@ -107,9 +108,14 @@ KV_DTYPES = {
 
 
 def kv_dtype(name: str, version: VllmVersion) -> KVDtype:
-    """The entry for a resolved --kv-cache-dtype; Refusal when this version does not have it."""
+    """The entry for a resolved --kv-cache-dtype. InputError for one that is not known here, Refusal where vLLM's version
+    lacks it."""
     dtype = KV_DTYPES.get(name)
-    if dtype is None or version < dtype.since:
+    if dtype is None:
+        raise InputError(
+            f"kv_cache_dtype = {shown(name)}: what it takes is not known here; known: {', '.join(KV_DTYPES)}"
+        )
+    if version < dtype.since:
         known = ", ".join(repr(entry.name) for entry in KV_DTYPES.values() if version >= entry.since)
         raise Refusal(
             "kv_cache_dtype_unknown",

@@ -147,7 +147,7 @@ class StateSpec(Spec):
     state_bytes: int
     states: int = 1
     every_block: bool = False
-    """mamba_cache_mode "all" (0.15-0.32): one state for every block of the context."""
+    """mamba_cache_mode "all" (0.11-0.31): one state for every block of the context."""
 
     @property
     def page(self) -> int:
