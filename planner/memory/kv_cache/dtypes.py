@@ -108,8 +108,7 @@ KV_DTYPES = {
 
 
 def kv_dtype(name: str, version: VllmVersion) -> KVDtype:
-    """The entry for a resolved --kv-cache-dtype. InputError for one that is not known here, Refusal where vLLM's version
-    lacks it."""
+    """The entry for a resolved --kv-cache-dtype: InputError where there is none, Refusal where the version lacks it."""
     dtype = KV_DTYPES.get(name)
     if dtype is None:
         raise InputError(
