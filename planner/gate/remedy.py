@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from planner.engine.args import find_flag
-from planner.errors import InputError
+from planner.errors import InputError, Reason
 from planner.gate.judge import failures, gpus_of
 from planner.gate.launch import Launch
 from planner.gate.limits import goal_of, too_few_gpus
@@ -34,6 +34,10 @@ class Remedy:
     model: str | None = None
     """Another checkpoint."""
 
+    def after(self, change: Change) -> Remedy:
+        """With a change before it."""
+        return Remedy(args={**change.args, **self.args}, model=self.model or change.model)
+
 
 def remedy(launch: Launch, inputs: Inputs, estimate: Estimate, rules: Rules) -> Remedy | None:
     """None where no change of flags or checkpoint is enough."""
@@ -42,30 +46,35 @@ def remedy(launch: Launch, inputs: Inputs, estimate: Estimate, rules: Rules) -> 
     given = gpus_of(launch, rules)
     goal = goal_of(rules, max(1, given if given is not None else cards_of(inputs)))
     case = _Case(launch=launch, inputs=inputs, estimate=estimate, rules=rules, goal=goal)
-    return _first(case, _corrections(case)) or _up(case) or _corrected(case)
+    return _first(case, _corrections(case)) or _up(case) or _corrected(case, _CORRECTIONS)
 
 
 def _up(case: _Case) -> Remedy | None:
     return _first(case, _rungs(case)) or _climb(case)
 
 
-def _corrected(case: _Case) -> Remedy | None:
-    """A correction after which vLLM takes the launch, and what it then still needs."""
-    for change in itertools.islice(_corrections(case), _CORRECTIONS_TRIED):
+def _corrected(case: _Case, left: int) -> Remedy | None:
+    """A correction of what is wrong first, and what the launch then still needs: room, or another correction."""
+    others: list[tuple[Change, _Case]] = []
+    for change in itertools.islice(_corrections(case), _CORRECTIONS):
         try:
             inputs = change.apply(case.inputs)
-            estimate = inputs.estimate()
+            after = replace(case, inputs=inputs, estimate=inputs.estimate())
         except InputError:
             continue
-        few = too_few_gpus(inputs.args, gpus_of(case.launch, case.rules), whole_cluster=case.launch.whole_cluster)
-        if estimate.status != "refused" and few is None:
-            more = _up(replace(case, inputs=inputs, estimate=estimate))
-            if more is not None:
-                return Remedy(args={**change.args, **more.args}, model=more.model or change.model)
+        if not after.is_refused and (more := _up(after)) is not None:
+            return more.after(change)
+        if after.is_refused and after.first != case.first:
+            others.append((change, after))
+    for change, after in others if left else ():
+        more = _first(after, _corrections(after)) or _corrected(after, left - 1)
+        if more is not None:
+            return more.after(change)
     return None
 
 
-_CORRECTIONS_TRIED = 4
+_CORRECTIONS = 4
+"""Tried of each, and one after another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +84,23 @@ class _Case:
     estimate: Estimate
     rules: Rules
     goal: Goal
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """What is wrong, failures first."""
+        return [breach.reason for breach in failures(self.launch, self.rules, self.inputs, self.estimate)]
+
+    @property
+    def first(self) -> tuple[str, str | None]:
+        """Code and flag of the first of them: numbers in a message differ with each change."""
+        return self.reasons[0].code, self.reasons[0].flag
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it would not start however much memory its cards had."""
+        given = gpus_of(self.launch, self.rules)
+        few = too_few_gpus(self.inputs.args, given, whole_cluster=self.launch.whole_cluster)
+        return self.estimate.status == "refused" or few is not None
 
     def passes(self, inputs: Inputs) -> bool:
         try:
@@ -124,7 +150,7 @@ def _climb(case: _Case) -> Remedy | None:
 
 
 def _corrections(case: _Case) -> Iterator[Change]:
-    reasons = [breach.reason for breach in failures(case.launch, case.rules, case.inputs, case.estimate)]
+    reasons = case.reasons
     for reason in reasons:
         correction = CORRECTIONS.get(reason.code)
         if correction is not None:

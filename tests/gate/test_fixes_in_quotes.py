@@ -196,6 +196,19 @@ def test_the_diff_applies_and_mends_the_launch(kind, flags, tmp_path, monkeypatc
     assert set(after.launch.args) >= set(before.launch.args)
 
 
+def test_flags_that_are_gone_are_left_out_all_of_them(tmp_path, monkeypatch):
+    """As when a script of an old vLLM meets the newest."""
+    flags = "--swap-space 4 --use-v2-block-manager --num-scheduler-steps 8"
+    (tmp_path / "serve.sh").write_text(f"vllm serve Qwen/Qwen3-8B {flags} {SET}\n")
+    monkeypatch.chdir(tmp_path)
+    (outcome,) = gate([Path()], Options(offline=True, gpu="H100"))
+    assert outcome.fix is not None
+    subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=outcome.fix, text=True, check=True, timeout=60)
+    assert (tmp_path / "serve.sh").read_text() == "vllm serve Qwen/Qwen3-8B --max-model-len 40960 --seed 1\n"
+    (outcome,) = gate([Path()], Options(offline=True, gpu="H100"))
+    assert outcome.verdict == "pass"
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("last", [True, False], ids=["newline at the end", "none"])
 @pytest.mark.parametrize("flags", [SET, ADD], ids=["set", "add"])
