@@ -108,7 +108,8 @@ def run_recommend(
 ) -> int:
     """`vllm-fit recommend`: 0 when any card will do, else 1."""
     from planner.hardware.catalogue import find_gpu
-    from planner.planning.recommend import read_prices, recommend, worth_trying
+    from planner.planning.prices import read_prices
+    from planner.planning.recommend import recommend, worth_trying
     from planner.planning.text import recommendations_text
 
     named = [find_gpu(name) for name in (request.get("gpu") or "").split(",") if name.strip()]

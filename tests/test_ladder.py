@@ -24,7 +24,8 @@ from planner.planning.alternatives import alternatives
 from planner.planning.change import request_of
 from planner.planning.goal import Goal
 from planner.planning.ladder import Plan, fit
-from planner.planning.recommend import read_prices, recommend
+from planner.planning.prices import read_prices
+from planner.planning.recommend import recommend
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import speed_of
 from planner.planning.suggestions import suggestions
@@ -307,9 +308,10 @@ def test_recommendations_reach_the_goal_cheapest_first(tmp_path: Path):
     known = [one.price_per_hour for one in found if one.price_per_hour is not None]
     assert known == sorted(known)
     assert all(one.plan.met for one in found)
-    prices.write_text("H100,free\n")
-    with pytest.raises(InputError, match="price"):
-        read_prices(prices)
+    for wrong, words in (("H100,free\n", "price"), ("H100,3\nH100 SXM,2\n", "two prices, 3 and 2")):
+        prices.write_text(wrong)
+        with pytest.raises(InputError, match=words):
+            read_prices(prices)
 
 
 def test_recommendations_are_for_the_card_and_the_flags_given(capsys: pytest.CaptureFixture[str]):

@@ -11,7 +11,8 @@ from app.solve import Solved, cards_for
 from app.uploads import decoded
 from planner.errors import InputError
 from planner.planning.change import request_of
-from planner.planning.recommend import Recommendation, parse_prices, rank
+from planner.planning.prices import parse_prices
+from planner.planning.recommend import Recommendation, rank
 from planner.text import printable
 from reports.render import markdown
 from reports.view import goal_words

@@ -28,7 +28,7 @@ Run = Callable[[int], object]
 
 
 def main() -> None:
-    """Prints what was reached, in flop/s with one token and with many, as JSON; argv[1] is the number of threads."""
+    """Prints what was reached as JSON; argv[1] is the number of threads."""
     import torch
 
     torch.set_num_threads(int(sys.argv[1]))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from planner.errors import InputError
-from planner.hardware.catalogue import Gpu, all_gpus, find_gpu
+from planner.hardware.catalogue import Gpu, all_gpus
 from planner.planning.goal import Goal, finite
 from planner.planning.ladder import Plan
 from planner.planning.replicas import fit_with_replicas, split_words
 from planner.request import Inputs
-from planner.text import printable, shown
 
 COUNTS = (1, 2, 4, 8, 16)
 """Two nodes are tried only where one does not do."""
@@ -46,7 +42,7 @@ class Recommendation:
         return None if self.price_per_hour is None or not rate else self.price_per_hour / (rate * 3600) * 1e6
 
     def at(self, prices: Mapping[str, float]) -> Recommendation:
-        """With what these prices of one card make of it; those of read_prices."""
+        """With what these prices of one card make of it; by the card's name."""
         price = prices.get(self.gpu.name)
         return replace(self, price_per_hour=None if price is None else price * self.gpus)
 
@@ -122,63 +118,3 @@ def rank(one: Recommendation) -> tuple[float, int, int, str]:
     memory = one.gpus * (one.gpu.memory_bytes or 0)
     price = math.inf if one.price_per_hour is None else one.price_per_hour
     return price, memory, one.plan.cost, one.gpu.name
-
-
-def read_prices(path: Path) -> dict[str, float]:
-    """Card -> price of one for an hour, from JSON or YAML {"H100": 2.5} or CSV lines `H100,2.5`."""
-    from planner import strict_json
-
-    return parse_prices(strict_json.read_text(path, printable(path)), path.suffix, printable(path))
-
-
-def parse_prices(text: str, suffix: str, where: str) -> dict[str, float]:
-    """As read_prices, of a text. suffix: ".csv", ".yaml" or else JSON. where: what an InputError names."""
-    prices: dict[str, float] = {}
-    for name, price in _pairs(text, suffix.lower(), where):
-        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < 1e9:
-            raise InputError(f"{where}: price of {shown(name)} = {shown(price)}: must be a number of at least 0")
-        try:
-            prices[find_gpu(str(name)).name] = float(price)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-    return prices
-
-
-def _pairs(text: str, suffix: str, where: str) -> list[tuple[Any, Any]]:
-    if suffix == ".csv":
-        return list(_csv_pairs(text, where))
-    if suffix in (".yaml", ".yml"):
-        import yaml
-
-        try:
-            values = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date with a 13th month
-            raise InputError(f"{where}: not valid YAML: {(str(error).splitlines() or ['unreadable'])[0]}") from error
-    else:
-        from planner import strict_json
-
-        values = strict_json.parse(text, where)
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: must be an object of cards and prices")
-    return list(values.items())
-
-
-def _csv_pairs(text: str, where: str) -> Iterator[tuple[str, float | str]]:
-    try:
-        for row in csv.reader(text.splitlines()):
-            if not any(cell.strip() for cell in row) or row[0].startswith("#"):
-                continue
-            if len(row) < 2:
-                raise InputError(f"{where}: {shown(','.join(row))}: must be a card and its price")
-            if row[0].strip().lower() not in ("gpu", "card", "name"):
-                yield row[0].strip(), _number(row[1])
-    except csv.Error as error:  # a field that never ends
-        raise InputError(f"{where}: not valid CSV: {error}") from error
-
-
-def _number(text: str) -> float | str:
-    """What a cell of a CSV file says, where that is a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
