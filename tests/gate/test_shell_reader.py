@@ -50,6 +50,13 @@ def test_the_counter_of_a_loop_is_left_open():
     assert launch.problem is not None
 
 
+@pytest.mark.parametrize(("kind", "size"), [("local", 1), ("local -i", 1), ("declare", 1), ("export", 4), ("", 4)])
+def test_what_a_function_declares_is_its_own(kind, size):
+    inside, after = _read(f"TP=1\nf() {{\n  {kind} TP=4\n  vllm serve a/b -tp $TP\n}}\nf\nvllm serve a/b -tp $TP")
+    assert inside.args == {"tensor_parallel_size": 4}
+    assert after.args == {"tensor_parallel_size": size}
+
+
 def test_a_group_sets_what_stands_in_it():
     (launch,) = _read("{ TP=2; N=1; }\nvllm serve a/b -tp $TP")
     assert launch.args == {"tensor_parallel_size": 2}

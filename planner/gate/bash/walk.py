@@ -153,7 +153,15 @@ class _Walker:
             inside = self.run(state.functions[name], [state.with_(positional=tuple(arguments))], depth + 1)
         finally:
             self.calls.pop()
-        return [after.with_(positional=state.positional) for after in inside]
+        own = _locals_of(state.functions[name])
+        outer = {variable: value for variable, value in state.variables.items() if variable in own}
+        return [
+            after.with_(
+                positional=state.positional,
+                variables={**{key: value for key, value in after.variables.items() if key not in own}, **outer},
+            )
+            for after in inside
+        ]
 
     def _launches(self, node: Node, words: list[Word], prefix: Mapping[str, str | None], state: State) -> None:
         if self.sourcing:
@@ -460,6 +468,19 @@ def _branches(node: Node) -> list[tuple[list[Node] | None, list[Node]]]:
                 into.append(child)
         branches.append((test if clause.type != "else_clause" else None, statements))
     return branches
+
+
+def _locals_of(body: Node) -> set[str]:
+    """The variables that a function declares, which are its own."""
+    found: set[str] = set()
+    nodes = [body]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.named_children
+        if node.type == "declaration_command" and node.children[0].type in ("local", "declare", "typeset"):
+            assigned = (child.child_by_field_name("name") or child for child in node.named_children)
+            found |= {text_of(child) for child in assigned}
+    return found
 
 
 def _computed(text: str) -> list[str]:
