@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from planner.engine.version import NEWEST as NEWEST_VERSION
 from planner.engine.version import parse_version
-from planner.errors import Refusal
+from planner.errors import InputError, Refusal
 from planner.memory.kv_cache.dtypes import KV_DTYPES, checkpoint_kv_dtype, kv_dtype
 from planner.memory.kv_cache.groups import group_size, least_padding
 from planner.memory.kv_cache.layout import indexer_bytes
@@ -292,6 +292,16 @@ def test_a_cpu_that_widens_recurrent_states_is_spoken_of(more: dict[str, str], n
     assert any("AVX512-BF16" in warning for warning in told["warnings"]) == noted
     assert told["kv_cache"]["block_size"] == block
     assert not any("AVX512" in warning for warning in answer({**request, "model": "Qwen/Qwen3-0.6B"})["warnings"])
+
+
+def test_sessions_are_those_that_the_engine_runs() -> None:
+    """Over all data-parallel ranks, and no more than max_num_seqs."""
+    request = {"model": "Qwen/Qwen3-0.6B", "gpu": "L4", "max_num_seqs": 200}
+    one, four = longest_for(prepare(request), 100), longest_for(prepare({**request, "data_parallel_size": 4}), 400)
+    assert one is not None
+    assert one == four
+    with pytest.raises(InputError, match="at most 200 requests at once; pass --max-num-seqs 201"):
+        longest_for(prepare(request), 201)
 
 
 @pytest.mark.parametrize("sessions", [1, 4, 100])

@@ -9,6 +9,7 @@ from typing import Any
 from planner.errors import InputError
 from planner.memory.budget import Estimate
 from planner.request import Inputs
+from planner.units import ceil_div
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,22 @@ def default_lengths(inputs: Inputs) -> tuple[int, ...]:
 
 
 def longest_for(inputs: Inputs, sessions: int) -> Point | None:
-    """The largest max_model_len at which so many full-length requests run at once; None where there is none."""
+    """The largest max_model_len at which so many full-length requests run at once; None where there is none.
+
+    Over all data-parallel ranks; InputError where the engine would not run so many, whatever its KV cache holds.
+    """
     if sessions < 1:
         raise InputError(f"sessions = {sessions}: must be at least 1")
+    engine = inputs.estimate().engine
+    ranks = 1 if engine is None else engine.data_parallel_size
+    if engine is not None and sessions > engine.max_num_seqs * ranks:
+        raise InputError(
+            f"sessions = {sessions}: the engine runs at most {engine.max_num_seqs * ranks} requests at once; "
+            f"pass --max-num-seqs {ceil_div(sessions, ranks)}"
+        )
 
     def holds(length: int) -> bool:
-        return _point(_at(inputs, length), length).max_concurrency >= sessions
+        return _point(_at(inputs, length), length).max_concurrency * ranks >= sessions
 
     low, high = 0, inputs.model.max_position
     while low < high:
