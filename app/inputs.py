@@ -14,7 +14,8 @@ from planner.hardware.detect import this_machine
 from planner.memory.quantization.recipes import RECIPES
 
 _KV_DTYPES = ("", "auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16", "float16")
-_QUANTIZATIONS = ("", "fp8", "bitsandbytes", "experts_int8")
+_QUANTIZATIONS = ("", "fp8", "fp8_per_block", "mxfp8", "experts_int8")
+"""While loading; a checkpoint's own needs no flag."""
 _LEFT_TO_VLLM = "Empty: what vLLM takes by itself, shown in grey."
 _WAYS = {"name": "Name", "upload": "Upload", "numbers": "Numbers"}
 _NUMBERS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hf_configs
-from app import serve, uploads
+from app import inputs, serve, uploads
 from app.solve import plan_file, solve
 from app.state import State
 from planner.engine.version import NEWEST
@@ -81,6 +81,12 @@ def test_markup_from_outside_is_shown_as_text() -> None:
     page = opened(model="<script>alert(1)</script>", gpu="A10")
     assert "<script" not in said(page)
     assert "&lt;script" in said(page)
+
+
+@pytest.mark.parametrize("name", inputs._QUANTIZATIONS[1:])
+def test_a_quantization_that_is_offered_is_one_of_the_newest_vllms(name: str) -> None:
+    told = answer({"model": "Qwen/Qwen3-30B-A3B", "gpu": "H100", "quantization": name})
+    assert told["status"] == "fits"
 
 
 def test_empty_flags_show_what_vllm_takes() -> None:
