@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +13,19 @@ import click
 from planner import __version__
 from planner.errors import InputError, bug
 from planner.gate.formats import FORMATS
+from planner.options import (
+    LIMITS,
+    WORKLOAD,
+    Between,
+    flag,
+    output_file,
+    output_option,
+    overrides_from,
+    refuse,
+    request_from,
+    request_options,
+    speed_limits,
+)
 from planner.text import printable
 
 FITS, DOES_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -57,124 +69,8 @@ def cli() -> None:
     """Will this model start on these GPUs, with which flags, for how many users? vLLM's own answer, before a launch."""
 
 
-_NUMBERS = {
-    "parameters": 'Instead of a model: its size ("8B"), or the numbers below.',
-    "hidden_size": "Of a model known only by numbers.",
-    "num_hidden_layers": "Likewise.",
-    "num_attention_heads": "Likewise.",
-    "num_key_value_heads": "Likewise.",
-    "intermediate_size": "Likewise.",
-    "vocab_size": "Likewise.",
-}
-
-
-class _Between(click.FloatRange):
-    """A number between two: click lets nan pass, which is neither below nor above."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail("nan is no number.", param, ctx)
-        return number
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _request_options(command: Any) -> Any:
-    """The options of a request that are not engine arguments; the rest of the line is `words`."""
-    for option in reversed(
-        (
-            click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [FLAGS OF vllm serve]"),
-            click.option("--gpu", help="The card: H100, L40S, 4090 … (`vllm-fit gpus` lists them)."),
-            click.option("--gpu-memory-gib", type=float, help="What vLLM sees of it, if not the catalogue's figure."),
-            click.option("--gpu-memory-used-gib", type=float, help="What other processes hold of each card."),
-            click.option("--compute-capability", help='For a card the catalogue lacks, e.g. "9.0".'),
-            click.option("--vllm-version", help="Which vLLM; the newest known by default."),
-            click.option("--usage", type=click.Choice(["server", "offline"]), help="`vllm serve`, or the LLM class."),
-            click.option(
-                "--ask-vllm", is_flag=True, default=None, help="Let an installed vLLM size an unknown architecture."
-            ),
-            click.option("--what-if-quantization", help="As if a checkpoint in this format had been made."),
-            click.option("--input-len", type=int, help="Prompt tokens of a request."),
-            click.option("--output-len", type=int, help="Generated tokens of a request."),
-            click.option("--request-rate", type=float, help="Requests a second, instead of --concurrency."),
-            click.option("--prefix-hit-rate", type=float, help="Share of prompt tokens that prefix caching finds."),
-            click.option("--price-per-gpu-hour", type=float, help="For the cost per million tokens, in any currency."),
-            *(click.option(_flag(name), name, help=text) for name, text in _NUMBERS.items()),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _request(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-    """A request out of the command line: one positional word is the model, flags are engine arguments."""
-    from planner.engine.args import parse_flags
-
-    args, positional = parse_flags(words)
-    request: dict[str, Any] = dict(args)
-    if positional:
-        request["model"] = positional[0]
-    if len(positional) > 1:
-        raise InputError(f"unexpected argument {positional[1]!r}: one model at a time")
-    numbers = {name: _number(name, options.pop(name)) for name in _NUMBERS if options.get(name) is not None}
-    if numbers and "model" in request:
-        raise InputError(f"{_flag(next(iter(numbers)))} describes a model, and {request['model']} names one: pass one")
-    if numbers:
-        request["model"] = numbers
-    if "model" not in request:
-        raise InputError("no model given; pass a catalogue name, a folder, a config.json or a Hub id")
-    load = {key: options.pop(key) for key in _WORKLOAD if options.get(key) is not None}
-    if load:
-        request["workload"] = load
-    request |= {key: value for key, value in options.items() if value is not None}
-    return request
-
-
-def _refuse(options: dict[str, Any], names: Iterable[str], why: str) -> None:
-    """InputError for the first of these that was given to a command that cannot heed it."""
-    for name in names:
-        if options.get(name) is not None:
-            raise InputError(f"{_flag(name)} {why}")
-
-
-def _speed_limits(command: Any) -> Any:
-    """The options of a goal that is about speed."""
-    for option in (
-        click.option("--output-tokens-per-s", type=float, help="So many output tokens/s are wanted, of all requests."),
-        click.option("--tpot-ms", "--itl-ms", "tpot_ms", type=float, help="Limit on the mean time between tokens."),
-        click.option("--ttft-ms", type=float, help="Limit on the predicted mean time to the first token."),
-    ):
-        command = option(command)
-    return command
-
-
-_LIMITS = ("ttft_ms", "tpot_ms", "output_tokens_per_s")
-
-
-def _output(what: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """-o FILE."""
-    kind = click.Path(dir_okay=False, path_type=Path)
-    return click.option("-o", "--output", type=kind, metavar="FILE", help=f"{what} - is standard output.")
-
-
-def _file(output: Path | None) -> Path | None:
-    """None is standard output."""
-    return None if output == Path("-") else output
-
-
-_WORKLOAD = ("input_len", "output_len", "concurrency", "request_rate", "prefix_hit_rate", "price_per_gpu_hour")
-
-
-def _number(name: str, text: str) -> str | int:
-    """A size as the request wants it: a whole number, but for `parameters`, which may be "8B"."""
-    return int(text) if name != "parameters" and text.isdecimal() and len(text) < 20 else text
-
-
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
-@_request_options
+@request_options
 @click.option("--concurrency", type=int, help="Requests at once.")
 @click.option("--curve", is_flag=True, help="Concurrency for each context length, instead of one point.")
 @click.option("--speed-curve", is_flag=True, help="Tokens/s and latency for each number of requests at once.")
@@ -195,7 +91,7 @@ def estimate(
 
     if batch is not None:
         return _batch(batch, words, {"curve": curve, "speed_curve": speed_curve, "sessions": sessions, **options})
-    inputs = requests.prepare(_request(words, options))
+    inputs = requests.prepare(request_from(words, options))
     if curve or sessions is not None:
         from planner.commands import print_curve
 
@@ -227,7 +123,7 @@ def _batch(source: str, words: tuple[str, ...], options: dict[str, Any]) -> int:
     from planner import strict_json
     from planner.request import answer_lines
 
-    others = [*words, *(_flag(name) for name, value in options.items() if value not in (None, False))]
+    others = [*words, *(flag(name) for name, value in options.items() if value not in (None, False))]
     if others:
         raise InputError(f"unexpected {printable(others[0])}: with --batch, each line of the file is a whole request")
     code = FITS
@@ -239,13 +135,13 @@ def _batch(source: str, words: tuple[str, ...], options: dict[str, Any]) -> int:
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
-@_request_options
+@request_options
 @click.option(
     "--gpus", type=click.IntRange(1), help="How many of these cards there are; default: as many as the flags ask for."
 )
 @click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
 @click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
-@_speed_limits
+@speed_limits
 @click.option("--gpus-per-node", type=int, help="Tensor parallel stays within a node; 8 by default.")
 @click.option("--engines", type=click.IntRange(1), help="So many independent engines, instead of the best number.")
 @click.option("--keep", multiple=True, help="A flag that must stay as it is (several times).")
@@ -253,7 +149,7 @@ def _batch(source: str, words: tuple[str, ...], options: dict[str, Any]) -> int:
 @click.option("--order", multiple=True, help="A rung to try before the others (several times, in order).")
 @click.option("--alternatives", is_flag=True, help="Also the best launches for fewer cards and other quality costs.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-@_output("The plan as JSON.")
+@output_option("The plan as JSON.")
 def fit(
     words: tuple[str, ...],
     gpus: int | None,
@@ -277,8 +173,8 @@ def fit(
     """
     from planner import plan_commands as commands
 
-    limits = {name: options.pop(name) for name in _LIMITS}
-    request = _request(words, options)
+    limits = {name: options.pop(name) for name in LIMITS}
+    request = request_from(words, options)
     sizes = {"gpus": gpus, "engines": engines, "gpus_per_node": gpus_per_node}
     goal = commands.goal_of(request, concurrency, margin_gib, **sizes, **limits)
     if output == Path("-"):
@@ -288,10 +184,10 @@ def fit(
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
-@_request_options
+@request_options
 @click.option("--concurrency", type=float, default=1, show_default=True, help="Requests to hold at once.")
 @click.option("--margin-gib", type=float, default=0, help="KV cache per GPU that must be left over.")
-@_speed_limits
+@speed_limits
 @click.option("--prices", type=click.Path(path_type=Path), help="Card and price per hour: JSON, YAML or CSV.")
 @click.option("--forbid", multiple=True, help="A rung not to take: kv-cache-dtype, quantization … (several times).")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="So many lines of text.")
@@ -309,14 +205,14 @@ def recommend(
     """Which cards, and how many of each, would do for a goal: --gpu names some, comma-separated; else all."""
     from planner import plan_commands as commands
 
-    limits = {name: options.pop(name) for name in _LIMITS}
-    request = _request(words, options)
+    limits = {name: options.pop(name) for name in LIMITS}
+    request = request_from(words, options)
     goal = commands.goal_of(request, concurrency, margin_gib, **limits)
     return commands.run_recommend(request, goal, prices, forbid, form, top)
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
-@_request_options
+@request_options
 @click.option("--tensor-parallel-size", help="1,2,4")
 @click.option("--pipeline-parallel-size", help="1,2")
 @click.option("--quantization", help="default,fp8,what-if:awq,model:NAME")
@@ -325,13 +221,13 @@ def recommend(
 @click.option("--max-num-seqs", help="64,256")
 @click.option("--max-num-batched-tokens", help="2048,8192")
 @click.option("--concurrency", type=int, help="Requests at once, of which the speed is to be said.")
-@_output("FILE.csv or FILE.parquet.")
+@output_option("FILE.csv or FILE.parquet.")
 def sweep(words: tuple[str, ...], output: Path | None, **options: Any) -> int:
     """Every combination of comma-separated values (--gpu too), estimated, as a table."""
     from planner.plan_commands import run_sweep
 
     grid = {name: options.pop(name) for name in ("gpu", *_SWEPT)}
-    return run_sweep(_request(words, options), grid, _file(output))
+    return run_sweep(request_from(words, options), grid, output_file(output))
 
 
 _SWEPT = (
@@ -354,16 +250,16 @@ _SWEPT = (
     default="serve",
     show_default=True,
 )
-@_output("Write it to a file.")
+@output_option("Write it to a file.")
 def commands(plan: Path, form: str, output: Path | None) -> int:
     """A plan file (`vllm-fit fit … -o PLAN.json`) as what people deploy: a command, YAML, Kubernetes, Python …"""
     from planner.plan_commands import run_commands
 
-    return run_commands(plan, form, _file(output))
+    return run_commands(plan, form, output_file(output))
 
 
 @cli.command(context_settings=_FLAGS, epilog=_MORE)
-@_request_options
+@request_options
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to launch; this machine's GPU if it has one.")
 @click.option("--serve", is_flag=True, help="With `vllm serve` and `vllm bench serve`, instead of in process.")
 @click.option("--attach", metavar="URL", help="Launch nothing: read a vLLM server that runs.")
@@ -371,9 +267,9 @@ def commands(plan: Path, form: str, output: Path | None) -> int:
 @click.option("--load", is_flag=True, help="With --attach: also put the load on it, if it is on this machine.")
 @click.option("--concurrency", help="Requests in flight under load, several to try: 1,4,16. Default: the plan's, or 4.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Times each load is run.")
-@click.option("--soak", type=_Between(0.01, 1440), metavar="MINUTES", help="Then twice the load for so long.")
+@click.option("--soak", type=Between(0.01, 1440), metavar="MINUTES", help="Then twice the load for so long.")
 @click.option(
-    "--timeout", type=_Between(1, 10**7), default=900, show_default=True, help="Seconds for start and load of each."
+    "--timeout", type=Between(1, 10**7), default=900, show_default=True, help="Seconds for start and load of each."
 )
 @click.option("--anyway", is_flag=True, help="Launch also what is predicted not to start.")
 @click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="CPU engines at once.")
@@ -392,8 +288,10 @@ def validate(words: tuple[str, ...], **options: Any) -> int:
     from planner.validate.commands import run_validate
 
     given = {name: options.pop(name) for name in _VALIDATE}
-    _refuse(options, _WORKLOAD, "is for `estimate`: a load is --concurrency requests at once")
-    return run_validate(words, given, lambda: _request(words, options), lambda words: _overrides_of(words, options))
+    refuse(options, WORKLOAD, "is for `estimate`: a load is --concurrency requests at once")
+    return run_validate(
+        words, given, lambda: request_from(words, options), lambda words: overrides_from(words, options)
+    )
 
 
 _VALIDATE = (
@@ -437,7 +335,7 @@ def history(
 
 
 @cli.command("explain-log", context_settings=_FLAGS, epilog=_MORE)
-@_request_options
+@request_options
 @click.option("--save", is_flag=True, help="Add the launch to your own measurements.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def explain_log(words: tuple[str, ...], save: bool, form: str, **options: Any) -> int:
@@ -449,19 +347,8 @@ def explain_log(words: tuple[str, ...], save: bool, form: str, **options: Any) -
 
     if not words:
         raise InputError("no log given; pass the file that vLLM's output went to")
-    overrides = _overrides_of(words[1:], options)
+    overrides = overrides_from(words[1:], options)
     return run_explain_log(words[0], overrides, save, form)
-
-
-def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-    """What the command line says of a launch that a file or a server tells of; a positional word is its model."""
-    from planner.engine.args import parse_flags
-
-    _refuse(options, _NUMBERS, "describes a model that has no config; pass this one's name, folder or config.json")
-    _refuse(options, _WORKLOAD, "is for `estimate`: a start-up log tells of no load")
-    args, positional = parse_flags(words)
-    given = {key: value for key, value in options.items() if value is not None}
-    return {**dict(args), **({"model": positional[0]} if positional else {}), **given}
 
 
 @cli.command()
@@ -473,12 +360,12 @@ def _overrides_of(words: Sequence[str], options: dict[str, Any]) -> dict[str, An
 @click.option("--unknown", type=click.Choice(["fail", "warn"]), help="What a launch that cannot be judged does.")
 @click.option("--offline", is_flag=True, help="Models of the catalogue and of the local Hub cache only.")
 @click.option(
-    "--timeout", type=_Between(0, 10**7), default=60, show_default=True, help="Seconds for all look-ups on the Hub."
+    "--timeout", type=Between(0, 10**7), default=60, show_default=True, help="Seconds for all look-ups on the Hub."
 )
 @click.option("--changed-since", metavar="REV", help="Only launches that changed since this revision, and how.")
 @click.option("--policy-schema", is_flag=True, help="Print the JSON Schema of vllm-fit.yaml, for editors, and end.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text")
-@_output("Write it to a file.")
+@output_option("Write it to a file.")
 def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema: bool, **options: Any) -> int:
     """Read deployment files, find every vLLM launch in them, and fail where one would not start or breaks the policy.
 
@@ -487,8 +374,8 @@ def gate(paths: tuple[Path, ...], form: str, output: Path | None, policy_schema:
     from planner.gate.cli import print_schema, run_gate
 
     if policy_schema:
-        return print_schema(_file(output))
-    return run_gate(paths, form, _file(output), options)
+        return print_schema(output_file(output))
+    return run_gate(paths, form, output_file(output), options)
 
 
 @cli.command("fit-constants")
