@@ -52,6 +52,17 @@ def test_a_model_of_the_hub_is_judged_and_one_that_is_not_there_is_unknown(tmp_p
         assert len(hub.requests) == asked, "offline asks nobody"
 
 
+def test_launches_judged_side_by_side_each_get_their_fix(tmp_path):
+    (tmp_path / "deploy").mkdir()
+    lines = [f"vllm serve acme/chat --max-model-len 99999 --seed {number}\n" for number in range(40)]
+    (tmp_path / "deploy" / "serve.sh").write_text("".join(lines))
+    with Hub(repos={"acme/chat": {"config.json": CONFIG}}) as hub:
+        _, launches, _ = _gate(tmp_path, hub.endpoint)
+    for number, launch in enumerate(launches):
+        assert launch["fix"].endswith(f"\n+vllm serve acme/chat --max-model-len 40960 --seed {number}\n")
+    assert len(launches) == 40
+
+
 def test_a_hub_that_never_answers_is_not_waited_for(tmp_path):
     _deploy(tmp_path, "acme/chat", "Qwen/Qwen3-8B")
     with socket.socket() as silent:

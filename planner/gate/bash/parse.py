@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.errors import InputError
 
 if TYPE_CHECKING:
-    from tree_sitter import Node, Parser
+    from tree_sitter import Language, Node
 
 MAX_BYTES = 256 << 10
 """What takes the parser about a second at worst."""
@@ -23,16 +23,19 @@ def tree_of(text: str, file: str) -> Node:
         raise InputError(
             f"{file}: a script of {len(content) >> 10} KiB, more than the {MAX_BYTES >> 10} KiB that are read"
         )
-    # Not by a callback: with one, reading a node's text crashes.
-    return _parser().parse(content).root_node
+    from tree_sitter import Parser
+
+    # A parser for each text, since launches are judged, and their fixes read, in several threads. Not by a callback:
+    # with one, reading a node's text crashes.
+    return Parser(_language()).parse(content).root_node
 
 
 @cache
-def _parser() -> Parser:
+def _language() -> Language:
     import tree_sitter
     import tree_sitter_bash
 
-    return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
+    return tree_sitter.Language(tree_sitter_bash.language())
 
 
 def text_of(node: Node) -> str:
