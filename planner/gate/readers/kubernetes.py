@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from planner.gate.launch import Launch
-from planner.gate.readers import dynamo, kserve, ray_serve, scripts
+from planner.gate.readers import dynamo, kserve, ray_serve, scripts, tekton
 from planner.gate.readers.pods import Place, launches_of_pod
 from planner.gate.yaml_nodes import AnyNode, Table, walk
 
@@ -93,5 +93,9 @@ KINDS: Mapping[str, Read] = {
     "RayService": _ray_service,
     "DynamoGraphDeployment": _dynamo,
     "ConfigMap": _config_map,
+    "Task": tekton.steps,
+    "TaskRun": tekton.steps,
+    "Pipeline": tekton.steps,
+    "PipelineRun": tekton.steps,
 }
 """What holds the launch of each kind."""

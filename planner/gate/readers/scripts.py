@@ -1,4 +1,4 @@
-"""Scripts inside YAML: GitHub, GitLab, CircleCI and Azure pipelines, Tekton, Ansible, SkyPilot, dstack, cloud-init.
+"""Scripts inside YAML: GitHub, GitLab, CircleCI and Azure pipelines, Ansible, SkyPilot, dstack, cloud-init.
 
 What they share: texts that a shell reads, below mappings that set variables and say image and cards.
 """
