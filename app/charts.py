@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 from app.heat import Heat
 from planner.planning.alternatives import Option
 from planner.planning.curve import Point
-from planner.planning.ladder import Plan
+from planner.planning.plan import Plan
 from planner.planning.throughput import Point as Speed
 from planner.units import GIB
 from reports.memory import Memory

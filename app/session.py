@@ -14,7 +14,7 @@ from app.solve import Solved
 from app.state import State
 from planner.errors import InputError
 from planner.planning.change import Change, request_of
-from planner.planning.ladder import Plan
+from planner.planning.plan import Plan
 
 MOST_KEPT = 3
 """For comparison, beside the inputs as entered."""

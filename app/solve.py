@@ -17,7 +17,7 @@ from planner.planning.alternatives import Option, alternatives
 from planner.planning.cards import cards_of
 from planner.planning.curve import Point, curve
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan
+from planner.planning.plan import Plan
 from planner.planning.recommend import Recommendation, rank, recommend, worth_trying
 from planner.planning.replicas import fit_with_replicas
 from planner.planning.speed_goal import load_of, speed_of

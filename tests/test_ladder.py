@@ -23,7 +23,8 @@ from planner.hardware.catalogue import find_gpu
 from planner.planning.alternatives import alternatives
 from planner.planning.change import request_of
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan, fit
+from planner.planning.ladder import fit
+from planner.planning.plan import Plan
 from planner.planning.prices import read_prices
 from planner.planning.recommend import recommend
 from planner.planning.replicas import fit_with_replicas

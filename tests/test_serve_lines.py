@@ -18,8 +18,9 @@ from planner.asking import facts_of
 from planner.engine.ask_vllm.client import VllmProcess
 from planner.hardware.catalogue import find_gpu
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan, fit
+from planner.planning.ladder import fit
 from planner.planning.outputs import FORMS, Launch, launch_of, write
+from planner.planning.plan import Plan
 from planner.request import Inputs, prepare
 from tools.serve_lines import matrix, question, verdicts
 

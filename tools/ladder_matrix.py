@@ -19,7 +19,8 @@ from typing import Any
 import hf_configs
 from planner.errors import InputError
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan, fit
+from planner.planning.ladder import fit
+from planner.planning.plan import Plan
 from planner.planning.speed_goal import met
 from planner.request import prepare
 

@@ -25,7 +25,8 @@ from planner.engine.ask_vllm.client import VllmProcess
 from planner.hardware.catalogue import find_gpu
 from planner.model.source import load_config
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan, fit
+from planner.planning.ladder import fit
+from planner.planning.plan import Plan
 from planner.request import Inputs, prepare
 from tools.ladder_matrix import CARDS, COUNTS
 

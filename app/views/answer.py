@@ -11,7 +11,7 @@ import streamlit as st
 from app import charts, session, uploads
 from app.solve import Solved, plan_file
 from app.state import State
-from planner.planning.ladder import Plan, Step
+from planner.planning.plan import Plan, Step
 from planner.planning.replicas import split_words
 from planner.request import Inputs
 from reports import FORMS, Form, render

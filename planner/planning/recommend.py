@@ -9,7 +9,7 @@ from typing import Any
 
 from planner.hardware.catalogue import Gpu, all_gpus
 from planner.planning.goal import Goal, finite
-from planner.planning.ladder import Plan
+from planner.planning.plan import Plan
 from planner.planning.replicas import fit_with_replicas, split_words
 from planner.request import Inputs
 

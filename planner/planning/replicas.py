@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from planner.planning.goal import Goal
-from planner.planning.ladder import Plan, fit
+from planner.planning.ladder import fit
+from planner.planning.plan import Plan
 from planner.planning.speed_goal import excess
 from planner.request import Inputs
 

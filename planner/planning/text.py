@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from planner.planning.cards import cards_of
 from planner.planning.goal import Goal, Snapshot
-from planner.planning.ladder import Plan, Step
+from planner.planning.plan import Plan, Step
 from planner.planning.replicas import split_words
 from planner.planning.speed_goal import limits
 from planner.planning.suggestions import WORTH_NAMING, Suggestion
