@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from planner.gate.launch import Launch
 from planner.gate.readers import dynamo, kserve, ray_serve, scripts, tekton
-from planner.gate.readers.pods import Place, launches_of_pod
+from planner.gate.readers.pods import (
+    Node,
+    Place,
+    cards_of,
+    container_of,
+    launches_of_container,
+    launches_of_pod,
+    with_script,
+)
 from planner.gate.yaml_nodes import AnyNode, Table, walk
 
 Read = Callable[[Table, Place], Iterator[Launch]]
@@ -69,10 +77,15 @@ def _nothing(document: Table, place: Place) -> Iterator[Launch]:  # noqa: ARG001
 
 
 def _other(document: Table, place: Place) -> Iterator[Launch]:
-    """Kinds not known here: every pod spec anywhere in them."""
+    """Kinds not known here: every pod spec anywhere in them, and Argo's templates of one container or script each."""
     for node in walk(document):
         if isinstance(node, Table) and node.tables("containers"):
             yield from launches_of_pod(node, place)
+        elif isinstance(node, Table):
+            for table in (node.get("container"), node.get("script")):
+                if isinstance(table, Table) and "image" in table.entries:
+                    container = with_script(container_of(table, place, {}), table.get("source"))
+                    yield from launches_of_container(container, Node(cards=cards_of(node)), place)
 
 
 KINDS: Mapping[str, Read] = {

@@ -85,6 +85,15 @@ def container_of(table: Table, place: Place, extra: Variables) -> Container:
     )
 
 
+def with_script(container: Container, script: AnyNode | None) -> Container:
+    """A container that runs a script, where one is given, in the place of a command."""
+    if not isinstance(script, Scalar):
+        return container
+    text, _ = substitute(script.text, container.environment)
+    words = [Word(text=word, line=script.first_line) for word in ("sh", "-c", text)]
+    return replace(container, command=words, args=())
+
+
 def launches_of_container(container: Container, node: Node, place: Place) -> Iterator[Launch]:
     """The launches of one container, on each of the cards that it may get."""
     count, kind = devices(container.resources)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from planner.gate.launch import Launch, Word
-from planner.gate.readers.pods import Node, Place, cards_of, container_of, launches_of_container, substitute
-from planner.gate.yaml_nodes import Scalar, Table, walk
+from planner.gate.launch import Launch
+from planner.gate.readers.pods import Node, Place, cards_of, container_of, launches_of_container, with_script
+from planner.gate.yaml_nodes import Table, walk
 
 
 def steps(document: Table, place: Place) -> Iterator[Launch]:
@@ -20,9 +20,4 @@ def steps(document: Table, place: Place) -> Iterator[Launch]:
             container = container_of(step, place, params)
             if "computeResources" in step.entries:
                 container = replace(container, resources=step.table("computeResources"))
-            script = step.get("script")
-            if isinstance(script, Scalar):
-                text, _ = substitute(script.text, container.environment)
-                words = [Word(text=word, line=script.first_line) for word in ("sh", "-c", text)]
-                container = replace(container, command=words, args=())
-            yield from launches_of_container(container, node, place)
+            yield from launches_of_container(with_script(container, step.get("script")), node, place)
