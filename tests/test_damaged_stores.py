@@ -130,7 +130,7 @@ def test_a_history_of_before_the_digests_is_read_and_kept_up(history: Path) -> N
 
 def test_looking_makes_no_history(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "history.sqlite"
-    assert run(capsys, "history", "--store", str(path))[0] == 0
+    assert run(capsys, "history", "--store", str(path))[:2] == (0, "no run in the history\n")
     assert not path.exists()
     path.touch()
     assert run(capsys, "history", "--store", str(path))[0] == 0

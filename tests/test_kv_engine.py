@@ -79,9 +79,7 @@ def test_engine_agrees_to_the_token(case: str) -> None:
         pytest.skip("AMX_MLA takes another block size than the CPU_MLA that is modelled")
     config = CASES[case][0]
     args: dict[str, Any] = {**CASES[case][1], "dtype": "bfloat16"}
-    measured = launch(
-        LaunchSpec(config=config, engine_args=args, kv_cache_memory_bytes=ROOM), on_progress=lambda _: None
-    )
+    measured = launch(LaunchSpec(config=config, engine_args=args, kv_cache_memory_bytes=ROOM))
     version = parse_version(str(measured.engine["vllm_version"]))
     model = build_model(Config(config, where="config.json"), case)
     engine = resolve(model, CPU, EngineArgs(args, kv_cache_memory_bytes=ROOM), version, "offline")

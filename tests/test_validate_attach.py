@@ -14,7 +14,7 @@ from planner.engine.api import checked, is_loopback, metrics_of, reserved_port
 from planner.engine.bench import Bench
 from planner.engine.soak import SoakResult
 from planner.errors import InputError
-from tests.test_validate_store import cli_run
+from tests.command_line import run as cli_run
 from tests.validate_case import SMALL
 
 METRICS = """

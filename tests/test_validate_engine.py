@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.command_line import run as cli_run
 from tests.cpu_engine import ON_CPU_ENGINE
 from tests.test_validate_process import MARK, marked
-from tests.test_validate_store import cli_run
 
 pytestmark = ON_CPU_ENGINE
 
@@ -65,12 +65,12 @@ def test_interrupted_start_leaves_nothing():
     script = f"""
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from planner.engine.launch import LaunchSpec, launch
+        from planner.engine.launch import LaunchSpec, Listener, launch
         args = {{"max_model_len": 2048, "dtype": "bfloat16", "tensor_parallel_size": 2}}
         spec = LaunchSpec(
             config={TINY!r}, engine_args=args, kv_cache_memory_bytes=1 << 30, environment={{{MARK!r}: "yes"}}
         )
-        launch(spec, on_progress=lambda text: print(text, flush=True))
+        launch(spec, Listener(on_progress=lambda text: print(text, flush=True)))
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

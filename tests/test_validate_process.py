@@ -18,7 +18,7 @@ import pytest
 
 from planner.engine import launch as launch_module
 from planner.engine.in_process import CHILD
-from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, launch
+from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, Listener, launch
 from planner.validate.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="engines run on POSIX systems")
@@ -78,7 +78,7 @@ def marked() -> list[psutil.Process]:
 
 def failure(spec: LaunchSpec = SPEC, on_progress: Callable[[str], Any] = lambda text: None) -> LaunchError:
     with pytest.raises(LaunchError) as caught:
-        launch(spec, on_progress=on_progress)
+        launch(spec, Listener(on_progress=on_progress))
     return caught.value
 
 
@@ -106,7 +106,7 @@ def test_interrupt_ends_every_process_and_leaves_no_file(stand_in, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch(SPEC, on_progress=interrupt)
+        launch(SPEC, Listener(on_progress=interrupt))
     assert not marked()
     assert not list((tmp_path / "tmp").iterdir())
 
@@ -124,7 +124,7 @@ def test_second_interrupt_does_not_stop_the_cleaning_up(tmp_path):
         module.in_process.CHILD = Path({str(child)!r})
         module.platform_supports_engine = lambda *_: module.EngineSupport(version="0")
         spec = module.LaunchSpec(config={{}}, engine_args={{}}, environment={{{MARK!r}: "yes"}})
-        module.launch(spec, on_progress=lambda text: print(text, flush=True))
+        module.launch(spec, module.Listener(on_progress=lambda text: print(text, flush=True)))
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -254,7 +254,7 @@ def test_parent_that_is_killed_takes_the_engine_with_it(tmp_path):
         module.platform_supports_engine = lambda *_: module.EngineSupport(version="0")
         environment = {{{MARK!r}: "yes", "PYTHONPATH": {str(tmp_path)!r}}}
         spec = module.LaunchSpec(config={{}}, engine_args={{}}, environment=environment)
-        module.launch(spec, on_progress=lambda text: print(text, flush=True))
+        module.launch(spec, module.Listener(on_progress=lambda text: print(text, flush=True)))
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],

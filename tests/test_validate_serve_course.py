@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from planner.engine import launch as launch_module
-from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, Soak, launch
+from planner.engine.launch import EngineSupport, LaunchError, LaunchSpec, Listener, Soak, launch
 from planner.engine.measure import Load
 from planner.validate.store import Store
 from tests.test_validate_process import MARK, SMALL, marked
@@ -119,7 +119,7 @@ def spec(vllm: Path, *, soak: Soak | None = None, **environment: str) -> LaunchS
 def test_loads_and_soak(vllm):
     texts: list[str] = []
     soak = Soak(minutes=0.01, concurrency=6, input_len=4, output_len=2)
-    found = launch(spec(vllm, soak=soak), on_progress=texts.append)
+    found = launch(spec(vllm, soak=soak), Listener(on_progress=texts.append))
     assert found.weights_bytes == (77,)
     assert (found.kv_cache.num_blocks, found.kv_cache.tokens, found.kv_cache.available_kv_bytes) == (9, 144, 999)
     assert found.engine["attention_backend"] == "CPU_ATTN"

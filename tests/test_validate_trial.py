@@ -20,7 +20,7 @@ from planner.model.source import load_config
 from planner.request import prepare
 from planner.validate import trial as trials
 from planner.validate.trial import Options, checkpoint_folder, for_device, trial_of
-from tests.test_validate_store import cli_run
+from tests.command_line import run as cli_run
 from tests.validate_case import SMALL, trial
 
 

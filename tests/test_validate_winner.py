@@ -17,7 +17,7 @@ from planner.validate.candidates import read_candidates
 from planner.validate.run import Outcome, ThisMachine, run
 from planner.validate.store import Store
 from planner.validate.winner import AIMS, rank
-from tests.test_validate_store import cli_run
+from tests.command_line import run as cli_run
 from tests.validate_case import SMALL, Pretended, measured, trial, well
 
 
@@ -113,7 +113,7 @@ def test_trials_share_the_gpus_and_never_one(monkeypatch, store):
     most = 0
     lock = threading.Lock()
 
-    def launch(spec, *, listener: Listener) -> object:
+    def launch(spec, listener: Listener) -> object:
         nonlocal most
         mine = set(spec.environment["CUDA_VISIBLE_DEVICES"].split(","))
         with lock:
@@ -143,7 +143,7 @@ def test_trials_share_the_gpus_and_never_one(monkeypatch, store):
 def test_cancelled_trials_end_before_the_run_does(monkeypatch, store):
     ended = []
 
-    def launch(spec, *, listener: Listener) -> object:
+    def launch(spec, listener: Listener) -> object:
         while not listener.cancelled():
             time.sleep(0.02)
         ended.append(spec)
@@ -164,7 +164,7 @@ def _interrupt(*_: object, **__: object) -> object:
 
 
 def test_a_fault_of_the_tool_itself_is_not_swallowed(monkeypatch, store):
-    def launch(spec, *, listener: Listener) -> object:
+    def launch(spec, listener: Listener) -> object:
         raise OSError("no space left")
 
     monkeypatch.setattr(runs, "launch", launch)

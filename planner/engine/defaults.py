@@ -47,7 +47,7 @@ class Engine:
     max_num_batched_tokens: int
     gpu_memory_utilization: float
     block_size: int | None
-    """As given; None lets the attention backend choose (planner/memory/kv_cache.py)."""
+    """As given; None lets the attention backend choose (planner/memory/kv_cache)."""
     enforce_eager: bool
     cudagraph_capture_sizes: tuple[int, ...]
     enable_prefix_caching: bool

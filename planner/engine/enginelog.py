@@ -58,8 +58,3 @@ def plain(message: str) -> str:
     if match := re.search(r"Value error, (.*?)(?: \[type=|$)", message, re.DOTALL):
         message = match.group(1)
     return " ".join(message.split())
-
-
-def tail(log: str, lines: int = 15) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.splitlines()[-lines:])

@@ -29,34 +29,25 @@ __all__ = [
 WAYS: Mapping[Way, Callable[[Course], None]] = {"in_process": in_process.run, "serve": serve.run}
 
 
-def launch(
-    spec: LaunchSpec,
-    *,
-    on_progress: Callable[[str], None] | None = None,
-    listener: Listener | None = None,
-    log_file: Path | None = None,
-) -> Measurement:
+def launch(spec: LaunchSpec, listener: Listener | None = None) -> Measurement:
     """Starts the engine, measures it, ends it; LaunchError when it does not start or does not finish.
 
-    The log goes to `log_file`. Without one it is kept only when the launch fails, and the error says where.
+    The log is kept only when the launch fails, and the error says where.
     """
-    if listener is None:
-        listener = Listener(on_progress=on_progress) if on_progress else Listener()
     support = platform_supports_engine(spec.device, spec.engine_python)
     if not support:
         raise LaunchError(f"no engine for {spec.device}: {support.reason}", kind="not_started")
     check_room(spec)
     folder = Path(tempfile.mkdtemp(prefix="vllm-fit-"))
-    log = log_file or folder / "engine.log"
-    course = Course(spec, folder, log, listener)
+    log = folder / "engine.log"
+    course = Course(spec, folder, log, listener or Listener())
     try:
         with no_shared_memory_left(log):
             WAYS[spec.way](course)
         return Measurement.of(course.events, spec.loads, printed=printed(read(log)))
     except LaunchError as error:
-        if log_file is None:
-            kept = log.exists() and error.kind != "cancelled"
-            error.log_path = Path(shutil.move(log, folder.with_suffix(".log"))) if kept else None
+        kept = log.exists() and error.kind != "cancelled"
+        error.log_path = Path(shutil.move(log, folder.with_suffix(".log"))) if kept else None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -150,7 +150,7 @@ class MetricsWatch:
         self._looked = 0.0
 
     def look(self) -> None:
-        """Takes the cache's usage once every few seconds; the highest is kept."""
+        """Takes the cache's usage, twice a second at most; the highest is kept."""
         if time.monotonic() - self._looked < _METRICS_EVERY_S:
             return
         self._looked = time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from planner.errors import InputError, Refusal
+from planner.errors import Refusal
 from planner.memory.allocator import block_bytes
 from planner.model.architecture import Layer, Model
 from planner.model.modules import GROUPS, Group, Module, Placement
@@ -31,22 +31,14 @@ class StageWeights:
     """The part of parameter_bytes that no checkpoint stores: rotary caches, most of it."""
 
 
-def pipeline_ranges(layers: int, stages: int, partition: tuple[int, ...] | None = None) -> tuple[range, ...]:
+def pipeline_ranges(layers: int, stages: int) -> tuple[range, ...]:
     """Layers of each pipeline stage; the remainder goes to the stages counted from the second-last backwards.
 
-    distributed/utils.py get_pp_indices (0.33); `partition` is VLLM_PP_LAYER_PARTITION.
+    distributed/utils.py get_pp_indices (0.33), without VLLM_PP_LAYER_PARTITION.
     """
-    if partition is None:
-        counts = [layers // stages] * stages
-        for i in range(2, layers % stages + 2):
-            counts[-i] += 1
-    else:
-        counts = list(partition)
-        if len(counts) != stages or sum(counts) != layers:
-            raise InputError(
-                f"VLLM_PP_LAYER_PARTITION {','.join(map(str, counts))} must name {stages} stages "
-                f"and {layers} layers in all"
-            )
+    counts = [layers // stages] * stages
+    for i in range(2, layers % stages + 2):
+        counts[-i] += 1
     ranges, start = [], 0
     for count in counts:
         ranges.append(range(start, start + count))
@@ -54,9 +46,7 @@ def pipeline_ranges(layers: int, stages: int, partition: tuple[int, ...] | None 
     return tuple(ranges)
 
 
-def stage_weights(
-    model: Model, at: Placement, pp_size: int, *, max_split: int | None, partition: tuple[int, ...] | None = None
-) -> tuple[StageWeights, ...]:
+def stage_weights(model: Model, at: Placement, pp_size: int, *, max_split: int | None) -> tuple[StageWeights, ...]:
     """Weights of rank 0 of each pipeline stage. Refusal where vLLM would refuse to shard the model so."""
     if pp_size > 1 and not model.supports_pp:
         raise Refusal(
@@ -65,7 +55,7 @@ def stage_weights(
             "interface.",
             "--pipeline-parallel-size",
         )
-    ranges = pipeline_ranges(len(model.layers), pp_size, partition)
+    ranges = pipeline_ranges(len(model.layers), pp_size)
     sums = _Sums(at, max_split)
     stages = []
     for rank, indices in enumerate(ranges):

@@ -1,7 +1,7 @@
 """The kinds of layer state that vLLM keeps between steps, and what one block of each costs on one rank.
 
 Mirrors vllm/v1/kv_cache_interface.py (0.33): each kind knows its own page size. Blocks per request and grouping are in
-planner/memory/kv_cache.py, since they depend on the engine.
+planner/memory/kv_cache, since they depend on the engine.
 """
 
 from __future__ import annotations

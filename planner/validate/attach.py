@@ -16,7 +16,7 @@ import click
 from planner.engine.api import Metrics, Server, is_loopback, number, whole
 from planner.engine.bench import Bench
 from planner.engine.launch import Device, LaunchSpec, printed
-from planner.engine.measure import Load, Measurement
+from planner.engine.measure import Measurement
 from planner.engine.process import Session
 from planner.engine.serve import MetricsWatch, rounds
 from planner.engine.workplace import environment
@@ -27,7 +27,7 @@ from planner.validate import record as records
 from planner.validate.record import Record
 from planner.validate.store import Store
 from planner.validate.text import record_text
-from planner.validate.trial import Options, Trial, trial_of
+from planner.validate.trial import Options, trial_of
 
 _POLL_S = 0.2
 
@@ -46,7 +46,7 @@ def run_attach(given: Mapping[str, Any], options: Options, flags: Mapping[str, A
         loads = trial.loads if flags["load"] else ()
         record = {**records.begun(trial), "way": "attach", "weights": "what the server has loaded"}
         run = store.add(record)
-        events = [*_events(seen), *(_loaded(seen, trial, loads) if loads else ())]
+        events = [*_events(seen), *(_loaded(seen, trial.spec) if loads and trial.spec else ())]
         measured = Measurement.of(events, loads, printed=printed(log) if log else {})
         record = records.with_measurement(record, trial, measured, complete=True)
         store.update(run, record)
@@ -128,7 +128,7 @@ def _events(seen: _Seen) -> list[dict[str, Any]]:
     ]
 
 
-def _loaded(seen: _Seen, trial: Trial, loads: tuple[Load, ...]) -> Iterator[dict[str, Any]]:
+def _loaded(seen: _Seen, spec: LaunchSpec) -> Iterator[dict[str, Any]]:
     """The load, by vLLM's own generator, with what the server's metrics said meanwhile."""
     watch = MetricsWatch(seen.server)
     tokenizer = str(seen.model.get("root") or seen.model.get("id"))
@@ -137,16 +137,15 @@ def _loaded(seen: _Seen, trial: Trial, loads: tuple[Load, ...]) -> Iterator[dict
         load_generator.wait(_POLL_S)
         watch.look()
         if time.monotonic() > deadline:
-            raise InputError(f"the load was not finished after {trial.spec.timeout_s if trial.spec else 0:g} s")
+            raise InputError(f"the load was not finished after {spec.timeout_s:g} s")
         return load_generator.exit_code() is None
 
     with tempfile.TemporaryDirectory(prefix="vllm-fit-") as name:
         folder = Path(name)
-        spec = trial.spec or LaunchSpec(config={}, engine_args={})
         deadline = time.monotonic() + spec.timeout_s
         client = environment(spec, folder) | {"VLLM_LOGGING_LEVEL": "WARNING"}
         bench = Bench(seen.server.url, str(seen.model.get("id")), tokenizer, folder)
-        planned = rounds(loads)
+        planned = rounds(spec.loads)
         results = bench.run([round_.run for round_ in planned], Path(sys.executable), client, wait)
         for round_, result in zip(planned, results, strict=True):
             told = watch.take()

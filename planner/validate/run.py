@@ -208,7 +208,7 @@ class ThisMachine:
 def attempt(spec: LaunchSpec, listener: Listener) -> Outcome:
     """A launch whose failure is a result too."""
     try:
-        return Outcome(measurement=launch(spec, listener=listener))
+        return Outcome(measurement=launch(spec, listener))
     except LaunchError as error:
         return Outcome(error=error)
 

@@ -39,7 +39,6 @@ class Query:
     kv_lora_rank: int = 0
     nope: int = 0
     rope: int = 0
-    value: int = 0
     index_topk: int = 2048
     head_size_v: int | None = None
     flash_attn_version: int | None = None

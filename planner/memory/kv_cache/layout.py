@@ -163,7 +163,6 @@ class CacheModel:
                 kv_lora_rank=state.kv_lora_rank,
                 nope=state.qk_nope_head_dim,
                 rope=state.qk_rope_head_dim,
-                value=state.v_head_dim,
             )
         return Query(
             **common,

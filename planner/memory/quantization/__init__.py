@@ -153,9 +153,9 @@ class Quantization:
             raise InputError(f"{self.key(key)} is missing; {self.name} needs it")
         return default
 
-    def choice(self, key: str, choices: Sequence[str], default: str | None = None) -> str:
-        """One of some words; required without a default."""
-        value = self.parameters.get(key, default)
+    def choice(self, key: str, choices: Sequence[str]) -> str:
+        """One of some words, required."""
+        value = self.parameters.get(key)
         if value is None:
             raise InputError(f"{self.key(key)} is missing; {self.name} needs it ({' or '.join(choices)})")
         if value not in choices:
