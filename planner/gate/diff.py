@@ -117,15 +117,14 @@ class _Edit:
         if old is None:
             raise _CannotEdit
         word = next((word for word in self.words if old in word.text), None)
-        lines = self.lines_of(word.file or self.launch.file) if word else self.lines_of(self.launch.file)
-        if word is not None and len(_places(lines[word.line - 1], old)) == 1:
-            _replace(lines, word.line, old, model)
-            return
-        # Else where it stands once in the launch, or in the whole file: a variable of make.
-        for span in (range(self.launch.line, self.launch.end_line + 1), range(1, len(lines) + 1)):
-            found = [number for number in span if _places(lines[number - 1], old)]
+        lines = self.lines_of((word.file if word is not None else None) or self.launch.file)
+        # Where its word stands; else where it stands once in the launch, or in the whole file: a variable of make.
+        own = range(word.line, word.line + 1) if word is not None else ()
+        for span in (own, range(self.launch.line, self.launch.end_line + 1), range(1, len(lines) + 1)):
+            found = [number for number in span for _ in _places(lines[number - 1], old)]
             if len(found) == 1:
                 _replace(lines, found[0], old, model)
+                self.words = tuple(replace(word, text=word.text.replace(old, model)) for word in self.words)
                 return
         raise _CannotEdit
 

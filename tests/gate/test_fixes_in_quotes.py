@@ -209,6 +209,29 @@ def test_flags_that_are_gone_are_left_out_all_of_them(tmp_path, monkeypatch):
     assert outcome.verdict == "pass"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "compose.yaml",
+            "services:\n  a:\n    image: vllm/vllm-openai:v0.11.0\n    command: ['--model=Qwen/Qwen3-32B']\n",
+        ),
+        ("a.sh", "vllm serve Qwen/Qwen3-32B\n"),
+        ("Makefile", "MODEL = Qwen/Qwen3-32B\nserve:\n\tvllm serve $(MODEL) --seed 1\n"),
+    ],
+)
+def test_another_checkpoint_and_a_flag_in_one_fix(name, text, tmp_path, monkeypatch):
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    (before,) = gate([Path()], Options(offline=True, gpu="L4", gpus=2, vllm_version="0.11.0"))
+    assert before.fix is not None
+    assert "Qwen3-32B-AWQ" in before.fix
+    subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=before.fix, text=True, check=True, timeout=60)
+    (after,) = gate([Path()], Options(offline=True, gpu="L4", gpus=2, vllm_version="0.11.0"))
+    assert after.verdict in ("pass", "warn")
+    assert set(after.launch.args) > set(before.launch.args)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("last", [True, False], ids=["newline at the end", "none"])
 @pytest.mark.parametrize("flags", [SET, ADD], ids=["set", "add"])

@@ -85,6 +85,12 @@ def test_what_the_file_leaves_open_is_a_problem_only_where_it_matters():
     assert "${LEN}" in problem
 
 
+def test_a_kind_of_another_api_may_hold_its_pod_elsewhere():
+    pod = "{spec: {containers: [{image: 'vllm/vllm-openai:v0.11.0', args: [--model, Qwen/Qwen3-8B]}]}}"
+    text = f"apiVersion: batch.volcano.sh/v1alpha1\nkind: Job\nspec:\n  tasks:\n  - template: {pod}\n"
+    assert [launch.model for launch in _read(text)] == ["Qwen/Qwen3-8B"]
+
+
 @pytest.mark.parametrize("model", ["--model Qwen/Qwen3-8B", "--model=Qwen/Qwen3-8B", "Qwen/Qwen3-8B"])
 def test_a_launch_that_cannot_be_read_is_named_by_its_model(model):
     text = "services:\n  a:\n    image: vllm/vllm-openai:v0.11.0\n    command: {} --enable-chunked-prefill=false\n"

@@ -33,7 +33,9 @@ def read(document: AnyNode, place: Place) -> Iterator[Launch]:
 
 def _pod_at(*path: str) -> Read:
     def read_pod(document: Table, place: Place) -> Iterator[Launch]:
-        return launches_of_pod(document.table(*path), place)
+        pod = document.table(*path)
+        # Another API's kind of the same name has it elsewhere: Volcano's Job.
+        return launches_of_pod(pod, place) if pod.tables("containers") else _other(document, place)
 
     return read_pod
 
