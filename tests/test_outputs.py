@@ -106,6 +106,22 @@ def test_several_nodes_are_a_leader_worker_set():
         write(MULTI, "compose")
 
 
+@pytest.mark.parametrize("place", ["models/qwen", "./models/qwen", "models/qwen/config.json"])
+def test_containers_get_the_folder_of_a_local_model(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A path in a container must be absolute, and the folder be mounted there."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "models" / "qwen"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(hf_configs.path("Qwen/Qwen3-8B").read_bytes())
+    one = launch(place)
+    (service,) = yaml.safe_load(write(one, "compose"))["services"].values()
+    mount = service["volumes"][1]
+    assert (mount["source"], mount["target"], service["command"][0]) == (str(folder), "/model", "/model")
+    pod = next(yaml.safe_load_all(write(one, "kubernetes")))["spec"]["template"]["spec"]
+    assert pod["volumes"][-1]["hostPath"]["path"] == str(folder)
+    assert pod["containers"][0]["volumeMounts"][-1]["mountPath"] == pod["containers"][0]["args"][0] == "/model"
+
+
 def test_each_node_has_whole_tensor_parallel_groups():
     """Twelve cards are 4 + 4 + 4 on nodes of four, and 8 + 4 on nodes of eight, never 6 + 6."""
     inputs = prepare({"model": LLAMA_405B, "gpu": "H100", "tensor_parallel_size": 4, "pipeline_parallel_size": 3})

@@ -18,6 +18,7 @@ from planner import strict_json
 from planner.engine.args import EngineArgs, flag_of, takes_several
 from planner.engine.defaults import Engine, resolve
 from planner.errors import InputError, Refusal
+from planner.model.source import Source
 from planner.planning.goal import GPUS_PER_NODE
 from planner.request import Inputs, prepare
 from planner.text import printable
@@ -25,6 +26,8 @@ from planner.units import ceil_div
 
 PORT = 8000
 _RAY_PORT = 6379
+_MOUNTED = "/model"
+"""Where a folder of this machine is in a container."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,8 @@ class Launch:
     """vLLM's platform: cuda, rocm …"""
     engines: int = 1
     gpus_per_node: int = GPUS_PER_NODE
+    folder: str | None = None
+    """Of this machine, absolute, that holds the model; None for a Hub id."""
     notes: tuple[str, ...] = ()
     """What must be done first, each a sentence: written as comments."""
 
@@ -117,11 +122,6 @@ class Launch:
         """The name of vLLM's own container image of this version."""
         return f"{self.platform.image}:v{self.engine.vllm_version}"
 
-    @property
-    def is_path(self) -> bool:
-        """Whether the model is a folder of this machine and not a Hub id."""
-        return self.model.startswith(("/", "./", "../", "~"))
-
 
 def launch_of(inputs: Inputs, engines: int = 1, gpus_per_node: int = GPUS_PER_NODE) -> Launch:
     """The launch of a plan. InputError where it is no launch that vLLM takes, or of a model that is only numbers."""
@@ -132,6 +132,7 @@ def launch_of(inputs: Inputs, engines: int = 1, gpus_per_node: int = GPUS_PER_NO
         engine = resolve(inputs.model, inputs.gpu, inputs.args, inputs.version, inputs.usage, quantized=quantized)
     except Refusal as refusal:
         raise InputError(f"vLLM refuses this launch: {refusal}") from refusal
+    local = inputs.loaded is not None and inputs.loaded.source in (Source.FOLDER, Source.FILE)
     notes = []
     if inputs.what_if_quantization:
         notes.append(
@@ -146,6 +147,7 @@ def launch_of(inputs: Inputs, engines: int = 1, gpus_per_node: int = GPUS_PER_NO
         kind=inputs.gpu.kind,
         engines=engines,
         gpus_per_node=gpus_per_node,
+        folder=str(Path(inputs.model_source).absolute()) if local else None,
         notes=tuple(notes),
     )
 
@@ -223,13 +225,12 @@ def compose(launch: Launch) -> str:
 def _service(launch: Launch, index: int) -> dict[str, Any]:
     platform, first = launch.platform, index * launch.gpus
     cards = [str(card) for card in range(first, first + launch.gpus)]
-    mounts = ["~/.cache/huggingface:/root/.cache/huggingface"]
-    if launch.is_path:
-        path = _dollars(launch.model)
-        mounts.append(f"{path}:{path}:ro")
+    mounts: list[Any] = ["~/.cache/huggingface:/root/.cache/huggingface"]
+    if launch.folder is not None:
+        mounts.append({"type": "bind", "source": _dollars(launch.folder), "target": _MOUNTED, "read_only": True})
     service: dict[str, Any] = {
         "image": launch.image,
-        "command": [_dollars(word) for word in (*launch.words[2:], "--port", str(PORT))],
+        "command": _in_container(launch),
         "ports": [f"{PORT + index}:{PORT}"],
         "ipc": "host",
         "volumes": mounts,
@@ -244,6 +245,13 @@ def _service(launch: Launch, index: int) -> dict[str, Any]:
         device = {"driver": "nvidia", "device_ids": cards, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     return service
+
+
+def _in_container(launch: Launch) -> list[str]:
+    """What follows `vllm serve` there."""
+    words = ["--port", str(PORT)]
+    words = [launch.model if launch.folder is None else _MOUNTED, *launch.args.to_flags(), *words]
+    return [_dollars(word) for word in words]
 
 
 def _dollars(word: str) -> str:
@@ -261,14 +269,15 @@ def kubernetes(launch: Launch) -> str:
         "metadata": {"name": launch.name},
         "spec": {"selector": selector, "ports": [{"port": PORT, "targetPort": PORT}]},
     }
-    return _comments(launch) + _yaml(workload) + "---\n" + _yaml(service)
+    more = [] if launch.folder is None else [f"{launch.folder} is mounted from the node: it must be there"]
+    return _comments(launch, *more) + _yaml(workload) + "---\n" + _yaml(service)
 
 
 def _deployment(launch: Launch) -> dict[str, Any]:
     labels = {"app": launch.name}
     container = _container(launch, launch.gpus) | {
         "command": ["vllm", "serve"],
-        "args": [_dollars(word) for word in (*launch.words[2:], "--port", str(PORT))],
+        "args": _in_container(launch),
         **_probes(),
     }
     return {
@@ -278,19 +287,19 @@ def _deployment(launch: Launch) -> dict[str, Any]:
         "spec": {
             "replicas": launch.engines,
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": _pod(container)},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(launch, container)},
         },
     }
 
 
 def _leader_worker_set(launch: Launch) -> dict[str, Any]:
-    words = shlex.join(_dollars(word) for word in (*launch.words, "--port", str(PORT)))
+    words = shlex.join(["vllm", "serve", *_in_container(launch)])
     leader = f"ray start --head --port={_RAY_PORT} && {words}"
     worker = f"until ray start --address=$(LWS_LEADER_ADDRESS):{_RAY_PORT} --block; do sleep 5; done"
 
     def template(role: str, command: str, more: dict[str, Any]) -> dict[str, Any]:
         container = _container(launch, launch.gpus_on_node) | {"command": ["sh", "-c", command], **more}
-        return {"metadata": {"labels": {"app": launch.name, "role": role}}, "spec": _pod(container)}
+        return {"metadata": {"labels": {"app": launch.name, "role": role}}, "spec": _pod(launch, container)}
 
     return {
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
@@ -311,6 +320,9 @@ def _leader_worker_set(launch: Launch) -> dict[str, Any]:
 def _container(launch: Launch, gpus: int) -> dict[str, Any]:
     resource = launch.platform.resource
     count = {resource: gpus}
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": "/root/.cache"}]
+    if launch.folder is not None:
+        mounts.append({"name": "model", "mountPath": _MOUNTED})
     token = {"secretKeyRef": {"name": "huggingface", "key": "token", "optional": True}}
     return {
         "name": "vllm",
@@ -318,7 +330,7 @@ def _container(launch: Launch, gpus: int) -> dict[str, Any]:
         "env": [{"name": "HF_TOKEN", "valueFrom": token}],
         "ports": [{"containerPort": PORT}],
         **({"resources": {"limits": count, "requests": count}} if resource is not None else {}),
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": "/root/.cache"}],
+        "volumeMounts": mounts,
     }
 
 
@@ -331,8 +343,13 @@ def _probes() -> dict[str, Any]:
     }
 
 
-def _pod(container: dict[str, Any]) -> dict[str, Any]:
-    volumes = [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "cache", "emptyDir": {}}]
+def _pod(launch: Launch, container: dict[str, Any]) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "cache", "emptyDir": {}},
+    ]
+    if launch.folder is not None:
+        volumes.append({"name": "model", "hostPath": {"path": launch.folder, "type": "Directory"}})
     return {"containers": [container], "volumes": volumes}
 
 
