@@ -94,6 +94,25 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str | None]] = [
         "--quantization",
     ),
     (
+        {"attention_backend": "FLASHATTN"},
+        {"attention_backend": "flash_attn"},
+        "attention_backend_unknown",
+        "--attention-backend",
+    ),
+    (
+        {"attention_config": {"backend": "flashmla"}},
+        {"attention_config": {"backend": "auto"}},
+        "attention_backend_invalid",
+        "--attention-backend",
+    ),
+    (
+        {"offload_group_size": 4, "offload_num_in_group": 9},
+        {"offload_num_in_group": 2},
+        "offload_num_in_group",
+        "--offload-num-in-group",
+    ),
+    ({"offload_backend": "prefetch"}, {"offload_group_size": 4}, "offload_num_in_group", "--offload-group-size"),
+    (
         {"max_num_seqs": 512, "max_num_batched_tokens": 256},
         {"max_num_seqs": 256},
         "batched_tokens_below_seqs",
@@ -165,6 +184,11 @@ def test_deepseeks_latent_is_not_divided_by_tp():
 def test_qwen3_32b_starts_on_one_h100():
     result = answer({"model": "Qwen/Qwen3-32B", "gpu": "H100", "gpu_memory_utilization": 0.9, "max_model_len": 16000})
     assert result["status"] == "fits"
+
+
+def test_a_backend_in_small_letters_is_that_backend() -> None:
+    named = {spelling: answer({**BASE, "attention_backend": spelling}) for spelling in ("FLASHINFER", "flashinfer")}
+    assert {found["engine"]["attention_backend"] for found in named.values()} == {"FLASHINFER"}
 
 
 def test_a_value_that_older_versions_take_is_one_there_alone() -> None:

@@ -60,6 +60,7 @@ class Engine:
     cpu_offload_gb: float
     kv_offloading_size: float
     attention_backend: str | None
+    """As given, in vLLM's capitals; None lets vLLM choose."""
     args: EngineArgs
     """What the person gave."""
 
@@ -126,9 +127,16 @@ def resolve(
         num_gpu_blocks_override=given.get("num_gpu_blocks_override"),
         cpu_offload_gb=given.get("cpu_offload_gb", 0),
         kv_offloading_size=given.get("kv_offloading_size") or 0,
-        attention_backend=given.get("attention_backend"),
+        attention_backend=_attention_backend(given),
         args=args,
     )
+
+
+def _attention_backend(given: Mapping[str, Any]) -> str | None:
+    """--attention-backend, which stands for attention_config.backend (config/attention.py validate_backend_before)."""
+    config = given.get("attention_config")
+    named = given.get("attention_backend") or (config.get("backend") if isinstance(config, Mapping) else None)
+    return named.upper() if isinstance(named, str) and named.lower() != "auto" else None
 
 
 def _prefix_caching(model: Model, version: VllmVersion) -> bool:

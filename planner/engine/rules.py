@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from planner.engine.args import OTHER_CHOICES, flag_of, unknown_to
+from planner.engine.backends import BACKENDS
 from planner.engine.defaults import Engine
 from planner.engine.version import parse_version
 from planner.errors import Refusal
@@ -56,6 +57,39 @@ def _unknown_choices(model: Model, gpu: Gpu, engine: Engine, quantization: Quant
         if gone is not None and engine.vllm_version >= gone:
             message = f"vllm: error: argument {flag_of(name)}: invalid choice: '{value}'"
             raise Refusal("invalid_choice", f"{message} (gone since {gone[0]}.{gone[1]}).", flag_of(name))
+
+
+_BACKENDS_BESIDE = frozenset(
+    """AMX_MLA B12X CPU_ATTN CPU_MLA CUSTOM CUTLASS_MSA FLASHINFER_MLA_SPARSE_DSV4 FLASHINFER_MLA_SPARSE_DSV41
+    FLASHMLA_MEGA_ATTN_DSV41 FLASHMLA_SPARSE_DSV4 FLASHMLA_SPARSE_DSV41 FLASH_ATTN_DIFFKV HPC_ATTN IPEX NO_ATTENTION
+    PALLAS ROCM_AITER_FA ROCM_AITER_MLA ROCM_AITER_MLA_SPARSE ROCM_AITER_TRITON_MLA ROCM_AITER_UNIFIED_ATTN
+    ROCM_ATTN ROCM_FLASHMLA_SPARSE_DSV4 ROCM_SEGMENTED_ATTN TORCH_SDPA TREE_ATTN TRITON_ATTN_DIFFKV TRITON_MSA
+    ULTRAQUANT XFORMERS XPU_MLA_SPARSE""".split()
+)
+"""Those of v1/attention/backends/registry.py (0.32), and older ones, that planner/engine/backends does not describe: on
+CUDA the layers are then taken to get what vLLM would choose by itself."""
+
+
+def _attention_backend(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """v1/attention/backends/registry.py (0.32)."""
+    valid = _BACKENDS_BESIDE | BACKENDS.keys()
+    if engine.attention_backend is not None and engine.attention_backend not in valid:
+        raise Refusal(
+            "attention_backend_unknown",
+            f"Unknown attention backend: '{engine.attention_backend}'. Valid options are: {', '.join(sorted(valid))}",
+            "--attention-backend",
+        )
+
+
+def _offload_groups(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
+    """config/offload.py (0.17 to 0.33)."""
+    group, taken = engine.args.get("offload_group_size", 0), engine.args.get("offload_num_in_group", 1)
+    if (group > 0 or engine.args.get("offload_backend") == "prefetch") and taken > group:
+        raise Refusal(
+            "offload_num_in_group",
+            f"offload_num_in_group ({taken}) must be <= offload_group_size ({group})",
+            "--offload-num-in-group" if group else "--offload-group-size",
+        )
 
 
 def _heads(model: Model, gpu: Gpu, engine: Engine, quantization: Quantization | None) -> None:
@@ -323,6 +357,8 @@ def _speculation(model: Model, gpu: Gpu, engine: Engine, quantization: Quantizat
 RULES: tuple[Rule, ...] = (
     _unknown_flags,
     _unknown_choices,
+    _attention_backend,
+    _offload_groups,
     _capability,
     _architecture,
     _heads,

@@ -22,7 +22,7 @@ def offloaded_bytes(model: Model, at: Placement, engine: Engine, stages: tuple[S
     """Bytes that leave each card; of unequal pipeline stages, the least."""
     group, backend = int(engine.args.get("offload_group_size") or 0), engine.args.get("offload_backend", "auto")
     if backend == "prefetch" or (backend == "auto" and group > 0):
-        return min(_in_groups(model, at, engine, stage, group) for stage in stages) if group else 0
+        return min(_in_groups(model, at, engine, stage, group) for stage in stages)
     limit = int(engine.cpu_offload_gb * GIB)
     if limit <= 0:
         return 0

@@ -135,10 +135,11 @@ def later_buffers(model: Model, engine: Engine) -> int:
     state = mla_state(model)
     if state is not None:
         return mla_rows(engine) * state.latent_size * DTYPE_BYTES[engine.dtype]
-    named = str(engine.attention_backend or "").upper()
     blackwell = engine.capability in (100, 103)
     below_hopper = engine.kv_cache_dtype.startswith("fp8") and engine.capability in (80, 86, 89, 120, 121)
-    if engine.vllm_version >= (0, 8) and (named == "FLASHINFER" or (not named and (blackwell or below_hopper))):
+    named = engine.attention_backend
+    chosen = named == "FLASHINFER" or (named is None and (blackwell or below_hopper))
+    if engine.vllm_version >= (0, 8) and chosen:
         return 394 * MIB if engine.vllm_version >= (0, 11) else 256 * MIB
     return 0
 
