@@ -91,6 +91,11 @@ def test_a_kind_of_another_api_may_hold_its_pod_elsewhere():
     assert [launch.model for launch in _read(text)] == ["Qwen/Qwen3-8B"]
 
 
+def test_the_command_of_a_ray_job_is_read():
+    text = "apiVersion: ray.io/v1\nkind: RayJob\nspec:\n  entrypoint: vllm serve Qwen/Qwen3-8B -tp 2\n"
+    assert [(launch.model, launch.line) for launch in _read(text)] == [("Qwen/Qwen3-8B", 4)]
+
+
 @pytest.mark.parametrize("model", ["--model Qwen/Qwen3-8B", "--model=Qwen/Qwen3-8B", "Qwen/Qwen3-8B"])
 def test_a_launch_that_cannot_be_read_is_named_by_its_model(model):
     text = "services:\n  a:\n    image: vllm/vllm-openai:v0.11.0\n    command: {} --enable-chunked-prefill=false\n"

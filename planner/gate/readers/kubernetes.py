@@ -68,6 +68,14 @@ def _ray_service(document: Table, place: Place) -> Iterator[Launch]:
     yield from _other(document, place)
 
 
+def _ray_job(document: Table, place: Place) -> Iterator[Launch]:
+    """The command that it runs on its cluster."""
+    entrypoint = document.get("spec", "entrypoint")
+    if entrypoint is not None:
+        yield from scripts.read(entrypoint, place)
+    yield from _other(document, place)
+
+
 def _dynamo(document: Table, place: Place) -> Iterator[Launch]:
     """Services with a main container, or with whole pods."""
     yield from dynamo.graph(document, place)
@@ -106,6 +114,7 @@ KINDS: Mapping[str, Read] = {
     "LLMInferenceService": kserve.llm_service,
     "LLMInferenceServiceConfig": _nothing,
     "RayService": _ray_service,
+    "RayJob": _ray_job,
     "DynamoGraphDeployment": _dynamo,
     "ConfigMap": _config_map,
     "Task": tekton.steps,
