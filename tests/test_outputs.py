@@ -58,6 +58,7 @@ def test_every_form_reads_back(name: str, length: int, flag: bool, overrides: di
     words = [word.replace("$$", "$") for word in container["args"]]
     assert from_words(words) == expected
     service = next(iter(yaml.safe_load(write(one, "compose"))["services"].values()))
+    assert service["entrypoint"] == ["vllm", "serve"], "older images begin with another command"
     assert from_words([word.replace("$$", "$") for word in service["command"]]) == expected
     assert python_arguments(write(one, "python")).items() >= expected.items()
 

@@ -230,6 +230,7 @@ def _service(launch: Launch, index: int) -> dict[str, Any]:
         mounts.append({"type": "bind", "source": _dollars(launch.folder), "target": _MOUNTED, "read_only": True})
     service: dict[str, Any] = {
         "image": launch.image,
+        "entrypoint": ["vllm", "serve"],  # older images begin with api_server, which takes no model as a word
         "command": _in_container(launch),
         "ports": [f"{PORT + index}:{PORT}"],
         "ipc": "host",
@@ -249,9 +250,8 @@ def _service(launch: Launch, index: int) -> dict[str, Any]:
 
 def _in_container(launch: Launch) -> list[str]:
     """What follows `vllm serve` there."""
-    words = ["--port", str(PORT)]
-    words = [launch.model if launch.folder is None else _MOUNTED, *launch.args.to_flags(), *words]
-    return [_dollars(word) for word in words]
+    model = launch.model if launch.folder is None else _MOUNTED
+    return [_dollars(word) for word in (model, *launch.args.to_flags(), "--port", str(PORT))]
 
 
 def _dollars(word: str) -> str:
