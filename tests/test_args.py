@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.engine.args import EngineArgs, engine_arg_names, find_flag, human_int, parse_flags
+from planner.engine.args import EngineArgs, engine_arg_names, find_flag, human_int, parse_flags, unknown_to
+from planner.engine.version import parse_version
 from planner.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,3 +129,12 @@ def test_the_table_is_what_the_installed_vllm_declares(tmp_path: Path):
     if found["vllm_version"] != table["vllm_version"]:
         pytest.skip(f"vLLM {found['vllm_version']} is installed, the table is of {table['vllm_version']}")
     assert found == table
+
+
+def test_the_two_tables_of_flags_agree() -> None:
+    """One is of one version's own parser; the other, read off the sources of many, has the same flags there."""
+    data = ROOT / "planner" / "engine" / "data"
+    table, others = (json.loads((data / f"{name}.json").read_text()) for name in ("engine_args", "flag_versions"))
+    version = parse_version(table["vllm_version"])
+    assert [name for name in table["engine"] if unknown_to(name, version)] == []
+    assert [name for name in others["more"] if not unknown_to(name, version)] == []
