@@ -80,6 +80,13 @@ def test_the_config_file_has_flags_as_keys():
     }
 
 
+def test_the_llm_class_takes_no_data_parallel_ranks():
+    """vLLM raises for them: they "may hang" in a single process."""
+    with pytest.raises(InputError, match="data_parallel_size"):
+        write(launch(data_parallel_size=2), "python")
+    assert "--data-parallel-size 2" in write(launch(data_parallel_size=2), "serve")
+
+
 def test_python_writes_out_the_servers_batch_sizes():
     """The LLM class would take 16,384 batched tokens where the server takes 8,192."""
     assert python_arguments(write(launch(), "python"))["max_num_batched_tokens"] == 8192

@@ -355,6 +355,8 @@ def _pod(launch: Launch, container: dict[str, Any]) -> dict[str, Any]:
 
 def python(launch: Launch) -> str:
     """The LLM class, whose own batch defaults are larger than the server's: those of the plan are written out."""
+    if launch.engine.data_parallel_size > 1 and launch.args.get("distributed_executor_backend") != "external_launcher":
+        raise InputError("the LLM class takes no data_parallel_size in one process (entrypoints/llm.py): pass serve")
     values: dict[str, Any] = {"model": launch.model, **launch.args}
     if launch.engine.usage == "server":
         values.setdefault("max_num_seqs", launch.engine.max_num_seqs)
