@@ -63,10 +63,10 @@ def test_the_constants_file_states_the_errors_that_its_folds_have(judged):
 
 
 def test_ranks_of_output_tokens_within_a_model_and_card(judged):
-    ranks = serving.kendalls(row for row in judged if not row.case.disturbed)
+    ranks = serving.kendalls(judged)
     assert len(ranks) == 10
     assert min(ranks.values()) >= serving.KENDALL_TARGET, ranks
-    assert min(serving.kendalls(judged).values()) >= 0.89
+    assert min(serving.kendalls(row for row in judged if not row.case.disturbed).values()) >= 0.91
 
 
 def test_no_source_of_serving_is_far_off(judged):

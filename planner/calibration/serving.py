@@ -25,7 +25,7 @@ from planner.planning.throughput.spread import ALL, class_of
 from planner.request import prepare
 from planner.workload import Workload
 
-REACHED = {"tpot": 0.09, "ttft": 0.17, "more": 0.175}
+REACHED = {"tpot": 0.1, "ttft": 0.135, "more": 0.16}
 """What the constants reach, with a margin for the next row: tests hold them to this."""
 TARGETS = {
     "tpot": ("TPOT, serving.jsonl", 0.12),
@@ -308,9 +308,15 @@ _READING = [
     "  could not hold so many GPUs: they are read as one replica with expert parallelism over its ranks.",
     "- Two rows of gpt-oss-120b on four H100 have a TPOT 20 and 64 % above that of twice as many requests on the same",
     "  launch, which no engine can have in a steady state; an H200 has nothing like it. They are judged, not fitted.",
+    "- Five rows of gpt-oss-120b on H100 with 512 clients have a TTFT of 4.2 to 4.6 times the time of the whole",
+    "  output (the highest of all other rows is 1.5) and the TPOT of 64 or 8 requests: all requests came at once, ten",
+    "  for each place that the server had. Their tokens/s do not follow from TTFT and TPOT; they are left out.",
+    "- gpt-oss on H100 and H200 ran on Marlin since vLLM 0.13 (VLLM_MXFP4_USE_MARLIN=1 in the scripts). Where scripts",
+    "  had both kinds of KV cache, that one is taken which explains when requests begin to queue: fp8 for Llama on",
+    "  H200 and B200.",
     "- Requests sent all at once run in waves: n requests over the waves they need are at once on average.",
-    "- Where a version is not stated: vLLM's release of the row's date; without one 0.13 in serving.jsonl, 0.11 in the",
-    "  other file.",
+    "- Where a version is not stated: vLLM's release of the row's date; without one 0.10.2 in serving.jsonl, which",
+    "  InferenceX had until it gave up Llama 70B and took 0.11 (its perf-changelog.yaml), and 0.11 in the other file.",
     "- A row with a request rate and few requests is a short run: the concurrency is the mean over it.",
     "- The fit gives each source a bias of its own and throws it away, so that one server's habits do not bend the",
     "  constants of its card; the errors above are without it.",

@@ -24,6 +24,7 @@ from typing import Any
 
 import hf_configs
 from planner.calibration.own import own_rows
+from planner.engine.version import parse_version
 from planner.errors import InputError
 from planner.memory.budget import Estimate
 from planner.memory.quantization.recipes import RECIPES
@@ -41,6 +42,11 @@ RANGE_RATIO_MEAN = 0.9
 
 DISTURBED = 1.1
 """More requests at once never take less time a token; measurements of the same launch differ by up to 5 %."""
+
+BURST = 3.0
+"""A TTFT of more than so many times the time of the whole output is that of a burst: in a closed loop it would say that
+four of five requests wait. The scripts send 10 x CONC requests to a server with --max-num-seqs=CONC; sent all at once
+they run in ten waves, and the mean wait is 4.5 of them (4.2 for 640 requests of 512 clients)."""
 
 STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
     ("meta-llama/Llama-3.1-70B", "fp8"): ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", None),
@@ -77,24 +83,33 @@ STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
 }
 """(a row's model, its precision): the catalogue's model of the same shape, and the format it is taken to be in."""
 
-SERVED: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
-    ("meta-llama/Llama-3.1-70B", "", ""): {"max_num_batched_tokens": 8192, "async_scheduling": True},
-    ("openai/gpt-oss-120b", "b200_sxm", ""): {
-        "max_num_batched_tokens": 8192,
-        "max_cudagraph_capture_size": 2048,
-        "kv_cache_dtype": "fp8",
-    },
-    ("openai/gpt-oss-120b", "", ""): {"max_num_batched_tokens": 8192, "max_cudagraph_capture_size": 2048},
-    ("MiniMaxAI/MiniMax-M2.5", "b200_sxm", "fp8"): {"gpu_memory_utilization": 0.95, "kv_cache_dtype": "fp8"},
-    ("MiniMaxAI/MiniMax-M2.5", "h200_sxm", ""): {"gpu_memory_utilization": 0.95},
-    ("MiniMaxAI/MiniMax-M2.5", "", ""): {"gpu_memory_utilization": 0.9},
-    ("moonshotai/Kimi-K2.5", "", "int4"): {"gpu_memory_utilization": 0.97},
-    ("moonshotai/Kimi-K2.5", "", ""): {"gpu_memory_utilization": 0.9},
+_SCHEDULED = {"max_num_batched_tokens": 8192, "async_scheduling": True}
+_CAPTURED = {"max_num_batched_tokens": 8192, "max_cudagraph_capture_size": 2048}
+_CAPTURED_OLD = {
+    "max_num_batched_tokens": 8192,
+    "compilation_config": {"cudagraph_capture_sizes": [1, 2, 4, *range(8, 2049, 8)]},
 }
-"""Engine flags of serving.jsonl by model, card and precision ("" for any; the first that matches), from those scripts.
+"""What --cuda-graph-sizes 2048 meant."""
+SERVED: Mapping[tuple[str, str, str, str], Mapping[str, Any]] = {
+    ("meta-llama/Llama-3.1-70B", "h100_sxm", "", ""): _SCHEDULED,
+    ("meta-llama/Llama-3.1-70B", "", "", ""): {**_SCHEDULED, "kv_cache_dtype": "fp8"},
+    ("openai/gpt-oss-120b", "b200_sxm", "", "0.15.1"): {**_CAPTURED, "kv_cache_dtype": "fp8"},
+    ("openai/gpt-oss-120b", "", "", "0.18.0"): {**_CAPTURED, "moe_backend": "marlin"},
+    ("openai/gpt-oss-120b", "", "", "0.11.2"): _CAPTURED,
+    ("openai/gpt-oss-120b", "", "", ""): _CAPTURED_OLD,
+    ("MiniMaxAI/MiniMax-M2.5", "b200_sxm", "fp8", ""): {"gpu_memory_utilization": 0.95, "kv_cache_dtype": "fp8"},
+    ("MiniMaxAI/MiniMax-M2.5", "h200_sxm", "", ""): {"gpu_memory_utilization": 0.95},
+    ("MiniMaxAI/MiniMax-M2.5", "", "", ""): {"gpu_memory_utilization": 0.9},
+    ("moonshotai/Kimi-K2.5", "", "int4", ""): {"gpu_memory_utilization": 0.97},
+    ("moonshotai/Kimi-K2.5", "", "", ""): {"gpu_memory_utilization": 0.9},
+}
+"""Engine flags of serving.jsonl by model, card, precision and version ("" for any; the first that matches), from those
+scripts and their perf-changelog.yaml. VLLM_MXFP4_USE_MARLIN=1, which they set for gpt-oss on H100 and H200 since vLLM
+0.13, is moe_backend here.
 
 Their history is longer than what was read. Where it had both, the KV cache's dtype is the one that explains when
-requests begin to queue: 101 of 128 run at 8k/1k on two B200 (MiniMax, fp8), 29 of 32 on two H100 (Llama, 16 bits).
+requests begin to queue: 101 of 128 run at 8k/1k on two B200 (MiniMax, fp8), 29 of 32 on two H100 (Llama, 16 bits); all
+of 32 on one H200, and all of 64 at 1k/8k on one B200 (Llama, fp8: in 16 bits 21 and 55 would).
 """
 
 _SUFFIXES = {"awq": "-AWQ", "gptq-int4": "-GPTQ-Int4", "gptq-int8": "-GPTQ-Int8"}
@@ -245,6 +260,8 @@ def _figures(row: Mapping[str, Any]) -> object:
 def _case(file: str, row: Mapping[str, Any]) -> Case | str:
     if row.get("output_len") is None:
         return "its output length is not stated"
+    if row.get("ttft_ms", 0.0) > BURST * row["output_len"] * row.get("tpot_ms", 0.0):
+        return "its requests came all at once, to a server that ran a few of them at a time"
     request = _request(file, row)
     if isinstance(request, str):
         return request
@@ -321,11 +338,13 @@ def _request(file: str, row: Mapping[str, Any]) -> dict[str, Any] | str:
     request["max_model_len"] = max(longest + 8, min(request.get("max_model_len", 16384), 16384))
     if longest + 8 > 32768:
         request["hf_overrides"] = {"max_position_embeddings": longest + 8}
+        # Before there was the flag, people changed the config itself.
+        request["vllm_version"] = max(request["vllm_version"], "0.6.4", key=parse_version)
     return {key: value for key, value in request.items() if value is not None}
 
 
 def _served(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    mine = (row["model"], row["gpu"], row.get("weights_precision") or "")
+    mine = (row["model"], row["gpu"], row.get("weights_precision") or "", row.get("vllm_version") or "")
     return next(
         (
             flags
@@ -358,7 +377,8 @@ def _is_quantized(name: str) -> bool:
 
 
 def _version(row: Mapping[str, Any]) -> str:
-    """Where it is not stated, the release of the row's date, or one of the middle of the period of such rows."""
+    """Where it is not stated, the release of the row's date; without one, what InferenceX had before it said so
+    (perf-changelog.yaml), and for serving-more.jsonl one of the middle of the period."""
     found = re.match(r"\d+\.\d+\.\d+", str(row.get("vllm_version") or ""))
     if found:
         return found.group(0)
@@ -366,7 +386,7 @@ def _version(row: Mapping[str, Any]) -> str:
         return "0.18.0"
     if row.get("date"):
         return max((release for release in RELEASES if release[0] <= row["date"]), default=RELEASES[0])[1]
-    return "0.13.0" if row.get("measured_from") else "0.11.0"
+    return "0.10.2" if row.get("measured_from") else "0.11.0"
 
 
 def _output_len(row: Mapping[str, Any]) -> float:

@@ -107,7 +107,9 @@ class Rates:
     first_token: Numbers
     """From the client to the scheduler and back, seconds a request."""
     crowd: Numbers
-    """The share of the other requests' prompts that stand before an arriving one."""
+    """The share of the other requests' prompts that stand before one on average because clients start at once."""
+    expert_tile: Numbers
+    """Rows of a grouped matrix product that are computed for nothing in each expert, at most."""
 
 
 def generation(gpu: Gpu) -> str:
@@ -177,7 +179,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
     bandwidth = _bandwidth(gpu)
     link, speed = _link(gpu, engine)
     tp = engine.tensor_parallel_size
-    mla = ("kv_bandwidth.mla",) if kernels.mla else ()
+    kv = (f"kv_bandwidth.{kernels.kv}@{gen}",) if kernels.kv else ()
 
     def read(kernel: str, group: str) -> Rate:
         return Rate(
@@ -195,7 +197,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "mlp_bandwidth": read(kernels.mlp, "dense"),
         "head_bandwidth": read(kernels.head, "dense"),
         "expert_bandwidth": read(kernels.experts, "experts"),
-        "kv_bandwidth": Rate(nominal=bandwidth, constants=("kv_bandwidth", f"kv_bandwidth@{gen}", *mla)),
+        "kv_bandwidth": Rate(nominal=bandwidth, constants=("kv_bandwidth", f"kv_bandwidth@{gen}", *kv)),
         "attention_flops": compute(kernels.attention, "dense"),
         "mlp_flops": compute(kernels.mlp, "dense"),
         "head_flops": compute(kernels.head, "dense"),
@@ -215,6 +217,11 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "sequence": Rate(nominal=1e-6, constants=("sequence_us",)),
         "first_token": Rate(nominal=1e-3, constants=("first_token_ms",)),
         "crowd": Rate(nominal=1.0, constants=("crowd",)),
+        # What a CPU's experts achieve is measured with the rows that they compute.
+        "expert_tile": Rate(
+            nominal=0.0 if gpu.kind == "cpu" else 0.5 if kernels.experts in _MARLIN else 1.0,
+            constants=("expert_tile_rows",),
+        ),
     }
 
 
@@ -222,7 +229,7 @@ def _unpacking(gen: str, kernel: str) -> Rate:
     """Marlin unpacks in CUDA cores, whose rate grew less than the memory's: it is what binds experts on a B200."""
     if kernel not in _MARLIN or gen not in _SM_GHZ:
         return Rate(nominal=inf)
-    return Rate(nominal=1e9 * _SM_GHZ[gen], constants=("unpacking_gbs",))
+    return Rate(nominal=1e9 * _SM_GHZ[gen], constants=(f"unpacking_gbs.{kernel}",))
 
 
 def rates_of(table: Mapping[str, Rate], values: Mapping[str, float]) -> Rates:

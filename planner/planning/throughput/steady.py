@@ -88,7 +88,7 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     for _ in range(_ROUNDS):
         own, each = _prefill_times(work, rates, limits, load, beside, prompt)
         busy = output * mean.seconds
-        ahead = _waiting(own + rates.crowd * others * each, busy, others * each)
+        ahead = _waiting(own, busy, others * each) + rates.crowd * others * each
         latest = minimum(running / (ahead + busy), most / busy)
         rate = where(rate > 0.0, sqrt(rate * latest), latest)
         decoding = minimum(rate * busy, most)
@@ -171,12 +171,13 @@ def _deviation(busy: Numbers, crowded: Numbers, queued: Numbers, residual: Numbe
 def _waiting(alone: Numbers, busy: Numbers, others: Numbers) -> Numbers:
     """Seconds until a prompt is done, when prompts are computed one after the other.
 
-    The closed queue of the prompts of requests that decode for `busy` seconds between them: R = alone + others x R /
-    (R + busy) (Schweitzer's approximation to mean value analysis), solved for R. `alone` is a prompt nobody stands
-    before; `others`, the time all other prompts take.
+    The closed queue of the prompts of requests that decode for `busy` seconds between them: R = alone + others x
+    (R - alone / 2) / (R + busy), solved for R (Schweitzer's approximation to mean value analysis, for prompts of equal
+    length: of the one being computed half is left). `alone` is a prompt nobody stands before; `others`, the time all
+    other prompts take.
     """
     b = busy - alone - others
-    return (sqrt(b * b + 4.0 * alone * busy) - b) / 2.0
+    return (sqrt(b * b + 4.0 * alone * (busy - others / 2.0)) - b) / 2.0
 
 
 def _prefill_times(

@@ -46,6 +46,13 @@ def _busiest(work: Work, mean: Numbers, variance: Numbers) -> Numbers:
     return mean + excess
 
 
+def _computed(work: Work, rates: Rates, rows: Numbers, touched: Numbers) -> Numbers:
+    """Rows that an expert of the busiest rank computes, of which it has `rows` on average: whole tiles. Kernels choose
+    tiles near the rows there are, up to a largest (moe_align_block_size and get_default_config, vLLM 0.32.0)."""
+    busiest = _busiest(work, rows, rows)
+    return busiest + minimum(busiest, touched * rates.expert_tile)
+
+
 def step_time(
     work: Work,
     rates: Rates,
@@ -62,7 +69,7 @@ def step_time(
     touched = distinct_share(work.expert_share, together)
     experts = work.expert_bytes * minimum(_busiest(work, touched, touched * (1.0 - touched)), 1.0)
     rows = work.expert_share * together
-    expert_tokens = together * _busiest(work, rows, rows) / rows
+    expert_tokens = together * _computed(work, rates, rows, touched) / rows
     # A head computes one row a request, and one for a prompt that ends in this step.
     heads = decoding + minimum(chunk, 1.0)
     reads = (
@@ -111,9 +118,15 @@ def _prefill_attention(work: Work, rates: Rates, chunk: Numbers, context: Number
 
 
 def _communication(work: Work, rates: Rates, tokens: Numbers) -> Numbers:
-    """Ring all-reduces of every token's hidden state, all-to-alls of the experts' tokens, a send between stages."""
-    size = work.hidden_bytes * tokens
-    reduce = rates.link_latency + 2.0 * (work.tp - 1.0) / work.tp * size / rates.link_bandwidth
-    exchange = rates.link_latency + size / rates.link_bandwidth
+    """All-reduces of every token's hidden state, all-to-alls of the experts' tokens, a send between stages.
+
+    A small all-reduce goes in one step, each rank reading all others'; a large one in two, each reducing a part
+    (cross_device_reduce_1stage and _2stage, csrc/custom_all_reduce.cuh, vLLM 0.11.0).
+    """
+    seconds = work.hidden_bytes * tokens / rates.link_bandwidth
+    once = rates.link_latency + (work.tp - 1.0) * seconds
+    twice = 2.0 * rates.link_latency + 2.0 * (work.tp - 1.0) / work.tp * seconds
+    reduce = minimum(once, twice)
+    exchange = rates.link_latency + seconds
     hops = (work.pp - 1.0) * exchange
     return work.reduces * reduce + work.exchanges * exchange + hops

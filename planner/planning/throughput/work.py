@@ -106,7 +106,8 @@ class Kernels:
     mlp: str
     experts: str
     head: str
-    mla: bool
+    kv: str
+    """What the KV cache holds: "mla", "fp8", or "" for plain keys and values in 16 bits."""
     host_share: float
     """The part of the layers' weights that they read over PCIe, from host memory."""
 
@@ -162,8 +163,8 @@ def work_of_launch(
         tp=float(tp),
         pp=float(engine.pipeline_parallel_size),
     )
-    kernels = _kernels(model, engine, at, _host_share(offloaded_bytes(model, at, engine, stages), groups, len(stages)))
-    return work, kernels
+    host_share = _host_share(offloaded_bytes(model, at, engine, stages), groups, len(stages))
+    return work, _kernels(model, engine, at, kv_dtype, host_share)
 
 
 def _largest_of(n: int) -> float:
@@ -313,7 +314,7 @@ def _latent(state: MLAttention, tp: int, nbytes: int) -> _Read:
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def _kernels(model: Model, engine: Engine, at: Placement, host_share: float) -> Kernels:
+def _kernels(model: Model, engine: Engine, at: Placement, kv_dtype: str, host_share: float) -> Kernels:
     """By the largest module of each group, in the middle layer (first and last layers are often left in 16 bits)."""
     found = dict.fromkeys(("attention", "mlp", "experts", "head"), "bf16")
     quantization = at.quantization
@@ -329,10 +330,14 @@ def _kernels(model: Model, engine: Engine, at: Placement, host_share: float) -> 
             if group in found and module.quantizable:
                 found[group] = kernel_of(quantization.scheme_for(module, at), quantization, engine.capability)
     for group, flag in (("experts", "moe_backend"), ("attention", "linear_backend"), ("mlp", "linear_backend")):
-        if engine.args.get(flag) == "marlin" and found[group] in ("fp8", "fp4"):
-            found[group] += "_weight"
+        if engine.args.get(flag) == "marlin":
+            found[group] = _ON_MARLIN.get(found[group], found[group])
     mla = any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
-    return Kernels(**found, mla=mla, host_share=host_share)
+    kv = "mla" if mla else "fp8" if kv_dtype.startswith("fp8") else ""
+    return Kernels(**found, kv=kv, host_share=host_share)
+
+
+_ON_MARLIN = {"fp8": "fp8_weight", "fp4": "fp4_weight", "fp4_triton": "fp4_weight"}
 
 
 def _near(model: Model, middle: int) -> Iterable[Linear | Experts]:
