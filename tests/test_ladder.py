@@ -494,6 +494,20 @@ def test_what_did_not_help_is_tried_again():
     assert plan.inputs.model_source == "Qwen/Qwen3-32B-AWQ"  # one that is there, rather than one to be made
 
 
+def test_two_small_changes_come_before_a_dearer_one():
+    """Weights in 8 bits need an 8-bit KV cache beside them, which did not help before: both cost less than 4 bits."""
+    request = {"model": "mistralai/Mixtral-8x22B-Instruct-v0.1", "gpu": "L4", "max_model_len": 32768}
+    plan = fit(prepare(request), Goal(gpus=8, concurrency=1))
+    assert plan.met
+    assert plan.cost == 1
+    assert [(step.rung, step.outcome) for step in plan.steps] == [
+        ("kv-cache-dtype fp8", "skipped"),
+        ("quantization", "taken"),
+        ("kv-cache-dtype fp8", "taken"),
+        ("quantization", "softened"),
+    ]
+
+
 def test_stages_where_ranks_would_hold_the_same_kv_cache():
     """MLA's latent is not divided by tensor parallelism."""
     inputs = prepare({"model": "zai-org/GLM-4.7-Flash", "gpu": "T4", "max_model_len": 16384})

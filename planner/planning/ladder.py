@@ -8,7 +8,7 @@ place where that is enough.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -87,10 +87,11 @@ class _Climb:
         self.start = self.estimate = self._estimate(base)
         self.steps: list[Step] = []
         self.taken: list[_Taken] = []
+        self.waiting: list[Rung] = []
+        """Rungs that did not help."""
 
     def run(self) -> None:
         """Rung by rung until the goal is met, then back as far as that holds."""
-        waiting: list[Rung] = []
         for rung in self.rungs:
             if self._met(self.inputs):
                 break
@@ -98,20 +99,20 @@ class _Climb:
                 given = set(rung.flags) <= self.given
                 self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given" if given else rung.nothing)
             elif self._try(rung):
-                self._try_again(waiting)
+                self._try_again()
             else:
-                waiting.append(rung)
+                self.waiting.append(rung)
         if self._met(self.inputs):
-            while self._take_back() or self._soften():
+            while self._take_back() or self._soften() or self._soften_with_another():
                 pass
 
-    def _try_again(self, waiting: list[Rung]) -> None:
+    def _try_again(self) -> None:
         """What did not help before may now: a smaller KV cache once the weights fit."""
-        for rung in list(waiting):
+        for rung in list(self.waiting):
             if self._met(self.inputs):
                 return
             if self._try(rung, again=True):
-                waiting.remove(rung)
+                self.waiting.remove(rung)
 
     def _estimate(self, inputs: Inputs) -> Estimate:
         key = _key(inputs)
@@ -234,18 +235,48 @@ class _Climb:
         """Replace one change by a gentler one of its rung that is enough; False where there is none."""
         for index, taken in enumerate(self.taken):
             for gentler in taken.gentler:
-                changes = [other.change for other in self.taken]
-                changes[index] = gentler
-                inputs, estimate = self._with(changes)
+                inputs, estimate = self._with(self._exchanged(index, gentler))
                 if self._met(inputs):
-                    self._record(
-                        taken.rung, "softened", gentler, f"enough in place of {taken.change.summary}", estimate
-                    )
-                    kept = taken.gentler[: taken.gentler.index(gentler)]
-                    self.taken[index] = _Taken(rung=taken.rung, change=gentler, gentler=kept)
-                    self.inputs, self.estimate = inputs, estimate
+                    self._exchange(index, gentler, inputs, estimate)
                     return True
         return False
+
+    def _soften_with_another(self) -> bool:
+        """The same beside a change of a rung that did not help before; it may cost no more than the gentler one."""
+        for index, gentler, rung, change in self._pairs():
+            inputs, estimate = self._with([*self._exchanged(index, gentler), change])
+            if self._met(inputs):
+                self._take(_Taken(rung=rung, change=change, gentler=()), *self._with([*self._changes, change]))
+                self.waiting.remove(rung)
+                self._exchange(index, gentler, inputs, estimate)
+                return True
+        return False
+
+    def _pairs(self) -> Iterator[tuple[int, Change, Rung, Change]]:
+        """(which of the changes taken, a gentler one of its rung, another rung, its change)."""
+        for index, taken in enumerate(self.taken):
+            for gentler in (change for change in taken.gentler if change.cost < taken.change.cost):
+                inputs, estimate = self._with(self._exchanged(index, gentler))
+                for rung in self.waiting:
+                    for change in rung.changes(inputs, self.goal, estimate, lambda _: False):
+                        if change.cost <= gentler.cost and not change.flags & self.given:
+                            yield index, gentler, rung, change
+
+    @property
+    def _changes(self) -> list[Change]:
+        return [taken.change for taken in self.taken]
+
+    def _exchanged(self, index: int, gentler: Change) -> list[Change]:
+        changes = self._changes
+        changes[index] = gentler
+        return changes
+
+    def _exchange(self, index: int, gentler: Change, inputs: Inputs, estimate: Estimate) -> None:
+        taken = self.taken[index]
+        self._record(taken.rung, "softened", gentler, f"enough in place of {taken.change.summary}", estimate)
+        kept = taken.gentler[: taken.gentler.index(gentler)]
+        self.taken[index] = _Taken(rung=taken.rung, change=gentler, gentler=kept)
+        self.inputs, self.estimate = inputs, estimate
 
     def plan(self) -> Plan:
         met = self._met(self.inputs)
@@ -257,7 +288,7 @@ class _Climb:
             steps=tuple(self.steps),
             met=met,
             base=self.base,
-            changes=tuple(taken.change for taken in self.taken),
+            changes=tuple(self._changes),
             binding=None if met else self._binding(),
         )
 
