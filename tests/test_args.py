@@ -58,6 +58,7 @@ def test_json_values_and_server_flags():
         ("--kv-cache-dtype fp9", "fp9"),
         ("--max-model-len -7", "max_model_len"),
         ("--gpu-memory-utilization 1.5", "gpu_memory_utilization"),
+        (f"--max-model-len {'9' * 400}k", "too large"),
     ],
 )
 def test_bad_flags_are_one_clear_line(line: str, word: str):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -326,7 +327,10 @@ def human_int(text: str) -> int | str:
     number, suffix = match.groups()
     power = "kmgt".index(suffix.lower()) + 1
     if suffix.islower():
-        return int(float(number) * int(1000**power))
+        scaled = float(number) * int(1000**power)
+        if not math.isfinite(scaled):
+            raise argparse.ArgumentTypeError(f"too large: {shown(text)}")
+        return int(scaled)
     if "." in number:
         raise argparse.ArgumentTypeError(f"decimals need a lower-case suffix: {shown(text)}")
     return int(number) * int(1024**power)

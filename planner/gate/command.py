@@ -22,16 +22,20 @@ Environment = Mapping[str, str | None]
 
 
 class Budget:
-    """How many commands of one file are looked into: docker run docker run … could be read in ever more ways."""
+    """How many commands of one file are looked into: docker run docker run … could be read in ever more ways. One of
+    many words counts as several."""
 
     def __init__(self, commands: int = 5_000) -> None:
         self.left = commands
 
-    def spend(self, file: str) -> None:
+    def spend(self, file: str, words: int) -> None:
         """InputError when it is used up."""
-        self.left -= 1
+        self.left -= 1 + words // _MANY_WORDS
         if self.left < 0:
             raise InputError(f"{file}: more commands within commands than are followed")
+
+
+_MANY_WORDS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ def launches_of(words: Sequence[Word], context: Context) -> list[Launch]:
     """The vLLM launches that a command makes; none for any other command."""
     if not words or context.depth > MAX_DEPTH:
         return []
-    context.budget.spend(context.source.file)
+    context.budget.spend(context.source.file, len(words))
     handler = _handler(words[0])
     return handler(words, context) if handler is not None else []
 
@@ -236,7 +240,7 @@ def _search(words: Sequence[Word], context: Context) -> list[Launch]:
         if handler is _container and context.in_container:
             continue  # not only unlikely: words of which each might be one would be tried in every combination
         if handler is not None and handler is not _wrapper and context.depth <= MAX_DEPTH:
-            context.budget.spend(context.source.file)
+            context.budget.spend(context.source.file, len(words) - index)
             found = handler(words[index:], context.deeper(environment))
             if found:
                 return found

@@ -64,6 +64,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
         "FROM a AS a0\n" + _many("FROM a@ AS a%\nENV B@=vllm\n", 1_000) + "CMD vllm serve x\n",
     ),
     "many settings": ("a.service", "[Service]\n" + "Environment=A=1\n" * 20_000 + "ExecStart=vllm serve x\n"),
+    "many commands of ssh": ("a.service", "[Service]\nExecStart=docker run " + "ssh h " * 700 + "vllm serve x\n"),
     "a long setting": ("a.service", "[Service]\nExecStart=vllm serve x \\\n" + "--seed 1 \\\n" * 20_000),
     "strokes in a Jenkinsfile": ("Jenkinsfile", "node { sh '" + "\\" * 101 + "vllm\n"),
     "open texts in a Jenkinsfile": ("Jenkinsfile", "vllm " + "sh ''' \\" * 20_000 + "sh '\n" * 20_000),

@@ -60,3 +60,13 @@ def test_what_a_function_declares_is_its_own(kind, size):
 def test_a_group_sets_what_stands_in_it():
     (launch,) = _read("{ TP=2; N=1; }\nvllm serve a/b -tp $TP")
     assert launch.args == {"tensor_parallel_size": 2}
+
+
+def test_lines_of_text_put_together_end_with_the_file():
+    """A variable with lines of its own, evaluated: what is found there stands where eval does, not below the file."""
+    text = 'A="x\n\n\n\n"\neval "true $A\n$A\nvllm serve Qwen/Qwen3-8B"\n'
+    (launch,) = _read(text)
+    assert launch.model == "Qwen/Qwen3-8B"
+    last = text.count("\n") + 2  # what follows the last line's end, twice
+    assert launch.line <= launch.end_line <= last
+    assert all(word.line <= last for word in launch.words)

@@ -35,24 +35,25 @@ def expanded(text: str, state: State, line: int) -> Word:
 class Expander:
     """Expands the words of one file in one state."""
 
-    def __init__(self, state: State, first_line: int, file: str | None = None) -> None:
+    def __init__(self, state: State, first_line: int, file: str | None = None, *, last_line: int | None = None) -> None:
         self.state, self.first_line, self.file = state, first_line, file
+        self.last_line = first_line if last_line is None else last_line
 
     def words(self, node: Node) -> list[Word]:
         """An argument: none, one or several words."""
         if node.type == "comment":
             return []
-        builder = _Builder(self._line(node), self.file)
+        builder = _Builder(self._line(node.start_point.row), self.file)
         self._add(node, builder, quoted=False, depth=0)
         written = text_of(node)
-        place = Place(text=written, line=self.first_line + node.end_point.row)
+        place = Place(text=written, line=self._line(node.end_point.row))
         return [word if word.text == written else replace(word, place=place) for word in builder.finish()]
 
     def value(self, node: Node) -> Value:
         """The right side of an assignment: no splitting; an array's items."""
         if node.type == "array":
             return tuple(word for item in node.named_children for word in self.words(item))[:MAX_WORDS]
-        builder = _Builder(self._line(node), self.file)
+        builder = _Builder(self._line(node.start_point.row), self.file)
         self._add(node, builder, quoted=True, depth=0)
         builder.ensure()
         words = builder.finish()
@@ -65,8 +66,8 @@ class Expander:
         """Whether the script or its environment has set the variable."""
         return name in self.state.variables
 
-    def _line(self, node: Node) -> int:
-        return self.first_line + node.start_point.row
+    def _line(self, row: int) -> int:
+        return min(self.first_line + row, self.last_line)
 
     def _add(self, node: Node, builder: _Builder, *, quoted: bool, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -78,7 +79,7 @@ class Expander:
             builder.text(_LITERAL[kind](text_of(node)))
         elif kind == "string":
             if node.named_child_count != 1 or not self._is_empty_list(node.named_children[0]):
-                builder.ensure(self._line(node))
+                builder.ensure(self._line(node.start_point.row))
             self._inside(node, builder, depth)
         elif kind == "concatenation" or kind == "command_name":
             for child in node.children:
@@ -217,7 +218,7 @@ class Expander:
             if quoted or node.type not in ("word", "concatenation"):
                 self._add(node, builder, quoted=quoted, depth=depth + 1)
             else:
-                one = _Builder(self._line(node), self.file)
+                one = _Builder(self._line(node.start_point.row), self.file)
                 self._add(node, one, quoted=False, depth=depth + 1)
                 builder.value(tuple(one.finish()), quoted=False)
 

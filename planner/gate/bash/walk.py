@@ -104,7 +104,7 @@ class _Walker:
         if name_node is None or name_node.type != "variable_name":
             return state
         name = text_of(name_node)
-        line = self.first_line + node.start_point.row
+        line = self._line(node.start_point.row)
         value: Value = (Word(text="", line=line),)
         if value_node is not None:
             self._substitutions(value_node, state, depth)
@@ -176,7 +176,7 @@ class _Walker:
             return context
         # What a wrapper runs (bash -c "…") is reported where the wrapper stands.
         return context.with_(
-            line=self.first_line + node.start_point.row, end_line=self.first_line + node.end_point.row, settle=True
+            line=self._line(node.start_point.row), end_line=self._line(node.end_point.row), settle=True
         )
 
     def redirected(self, node: Node, state: State, depth: int) -> list[State]:
@@ -388,14 +388,19 @@ class _Walker:
 
     def _left_open(self, names: Iterable[str], node: Node, state: State) -> State:
         """With variables set to what is not followed."""
-        line = self.first_line + node.start_point.row
+        line = self._line(node.start_point.row)
         for name in names:
             if re.fullmatch(r"[A-Za-z_]\w*", name):
                 state = state.set(name, left_open(name, line))
         return state
 
     def _expander(self, state: State) -> Expander:
-        return Expander(state, self.first_line, self.context.source.file if self.sourcing else None)
+        file = self.context.source.file if self.sourcing else None
+        return Expander(state, self.first_line, file, last_line=len(self.context.source.lines))
+
+    def _line(self, row: int) -> int:
+        """Of the file: what is put together from variables may have more lines than stand there."""
+        return min(self.first_line + row, len(self.context.source.lines))
 
     def _substitutions(self, node: Node, state: State, depth: int) -> None:
         """The commands within $(…) run too."""
