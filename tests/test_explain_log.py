@@ -17,10 +17,11 @@ from planner.errors import InputError
 from planner.logs import Explanation, default_store, explain, explanation_text, pyrepr, read_log, save
 from planner.logs.failures import outcome
 from planner.logs.known import FAILURES, PLACES
-from planner.logs.reader import FIGURES, read
+from planner.logs.reader import read
 from planner.logs.remedies import LEVERS
 from planner.logs.store import row_of
 from planner.logs.text import HEAD_BYTES, TAIL_BYTES, decode, normalised
+from planner.logs.wordings import FIGURES
 from planner.units import GIB
 
 LOGS = Path(__file__).parent / "logs"
