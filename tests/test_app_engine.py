@@ -29,6 +29,7 @@ def test_a_real_engine_is_launched_measured_and_in_the_history(tmp_path: Path, m
         every.start("another", plan.to_dict(), [])
     for thread in job.threads:
         thread.join(500)
+    job.process.wait(60)  # its output ends a moment before it does
     assert not job.running
     assert job.result is not None, job.lines
     assert job.result["agrees"]
