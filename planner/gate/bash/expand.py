@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
@@ -29,31 +29,42 @@ def expanded(text: str, state: State, line: int) -> Word:
     value = assignment.child_by_field_name("value") if assignment is not None else None
     if value is None or root.has_error:
         return Word(text=text, line=line, unknown=text)
-    return replace(Expander(state, line).value(value)[0], line=line)
+    return replace(Expander(state, Lines(line, line)).value(value)[0], line=line)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a file on which a script stands."""
+
+    first: int
+    last: int
+
+    def of(self, row: int) -> int:
+        """That of a row of the script: what is put together from variables may have more rows than stand there."""
+        return min(self.first + row, self.last)
 
 
 class Expander:
     """Expands the words of one file in one state."""
 
-    def __init__(self, state: State, first_line: int, file: str | None = None, *, last_line: int | None = None) -> None:
-        self.state, self.first_line, self.file = state, first_line, file
-        self.last_line = first_line if last_line is None else last_line
+    def __init__(self, state: State, lines: Lines, file: str | None = None) -> None:
+        self.state, self.lines, self.file = state, lines, file
 
     def words(self, node: Node) -> list[Word]:
         """An argument: none, one or several words."""
         if node.type == "comment":
             return []
-        builder = _Builder(self._line(node.start_point.row), self.file)
+        builder = _Builder(self.lines.of(node.start_point.row), self.file)
         self._add(node, builder, quoted=False, depth=0)
         written = text_of(node)
-        place = Place(text=written, line=self._line(node.end_point.row))
+        place = Place(text=written, line=self.lines.of(node.end_point.row))
         return [word if word.text == written else replace(word, place=place) for word in builder.finish()]
 
     def value(self, node: Node) -> Value:
         """The right side of an assignment: no splitting; an array's items."""
         if node.type == "array":
             return tuple(word for item in node.named_children for word in self.words(item))[:MAX_WORDS]
-        builder = _Builder(self._line(node.start_point.row), self.file)
+        builder = _Builder(self.lines.of(node.start_point.row), self.file)
         self._add(node, builder, quoted=True, depth=0)
         builder.ensure()
         words = builder.finish()
@@ -66,9 +77,6 @@ class Expander:
         """Whether the script or its environment has set the variable."""
         return name in self.state.variables
 
-    def _line(self, row: int) -> int:
-        return min(self.first_line + row, self.last_line)
-
     def _add(self, node: Node, builder: _Builder, *, quoted: bool, depth: int) -> None:
         if depth > MAX_DEPTH:
             builder.unknown(text_of(node)[:40])
@@ -79,7 +87,7 @@ class Expander:
             builder.text(_LITERAL[kind](text_of(node)))
         elif kind == "string":
             if node.named_child_count != 1 or not self._is_empty_list(node.named_children[0]):
-                builder.ensure(self._line(node.start_point.row))
+                builder.ensure(self.lines.of(node.start_point.row))
             self._inside(node, builder, depth)
         elif kind == "concatenation" or kind == "command_name":
             for child in node.children:
@@ -218,7 +226,7 @@ class Expander:
             if quoted or node.type not in ("word", "concatenation"):
                 self._add(node, builder, quoted=quoted, depth=depth + 1)
             else:
-                one = _Builder(self._line(node.start_point.row), self.file)
+                one = _Builder(self.lines.of(node.start_point.row), self.file)
                 self._add(node, one, quoted=False, depth=depth + 1)
                 builder.value(tuple(one.finish()), quoted=False)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.gate.bash.documents import here_document
-from planner.gate.bash.expand import Expander
+from planner.gate.bash.expand import Expander, Lines
 from planner.gate.bash.parse import MAX_DEPTH, text_of, tree_of
 from planner.gate.bash.state import State, Value, appended, bounded, initial, left_open, only_text, unique
 from planner.gate.bash.truth import truth
@@ -104,7 +104,7 @@ class _Walker:
         if name_node is None or name_node.type != "variable_name":
             return state
         name = text_of(name_node)
-        line = self._line(node.start_point.row)
+        line = self._lines.of(node.start_point.row)
         value: Value = (Word(text="", line=line),)
         if value_node is not None:
             self._substitutions(value_node, state, depth)
@@ -176,7 +176,7 @@ class _Walker:
             return context
         # What a wrapper runs (bash -c "…") is reported where the wrapper stands.
         return context.with_(
-            line=self._line(node.start_point.row), end_line=self._line(node.end_point.row), settle=True
+            line=self._lines.of(node.start_point.row), end_line=self._lines.of(node.end_point.row), settle=True
         )
 
     def redirected(self, node: Node, state: State, depth: int) -> list[State]:
@@ -388,19 +388,18 @@ class _Walker:
 
     def _left_open(self, names: Iterable[str], node: Node, state: State) -> State:
         """With variables set to what is not followed."""
-        line = self._line(node.start_point.row)
+        line = self._lines.of(node.start_point.row)
         for name in names:
             if re.fullmatch(r"[A-Za-z_]\w*", name):
                 state = state.set(name, left_open(name, line))
         return state
 
     def _expander(self, state: State) -> Expander:
-        file = self.context.source.file if self.sourcing else None
-        return Expander(state, self.first_line, file, last_line=len(self.context.source.lines))
+        return Expander(state, self._lines, self.context.source.file if self.sourcing else None)
 
-    def _line(self, row: int) -> int:
-        """Of the file: what is put together from variables may have more lines than stand there."""
-        return min(self.first_line + row, len(self.context.source.lines))
+    @property
+    def _lines(self) -> Lines:
+        return Lines(self.first_line, len(self.context.source.lines))
 
     def _substitutions(self, node: Node, state: State, depth: int) -> None:
         """The commands within $(…) run too."""
