@@ -13,7 +13,7 @@ from planner.engine.version import NEWEST
 from planner.errors import InputError
 from planner.planning.goal import Goal
 from planner.request import REQUEST_KEYS
-from planner.text import shown
+from planner.text import flag, shown
 
 WAYS = ("name", "upload", "numbers")
 """How the model is given."""
@@ -163,7 +163,7 @@ class State:
 
 
 def _word(name: str, value: str) -> str:
-    return f"--{name.replace('_', '-')}={value}"
+    return f"{flag(name)}={value}"
 
 
 def _count(name: str, value: object) -> int:

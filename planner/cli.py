@@ -17,7 +17,6 @@ from planner.options import (
     LIMITS,
     WORKLOAD,
     Between,
-    flag,
     output_file,
     output_option,
     overrides_from,
@@ -26,7 +25,7 @@ from planner.options import (
     request_options,
     speed_limits,
 )
-from planner.text import printable
+from planner.text import flag, printable
 
 FITS, DOES_NOT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from planner.errors import InputError
+from planner.text import flag
 
 _NUMBERS = {
     "parameters": 'Instead of a model: its size ("8B"), or the numbers below.',
@@ -126,11 +127,6 @@ class Between(click.FloatRange):
         if math.isnan(number):
             self.fail("nan is no number.", param, ctx)
         return number
-
-
-def flag(name: str) -> str:
-    """As it is typed."""
-    return "--" + name.replace("_", "-")
 
 
 def _number(name: str, text: str) -> str | int:

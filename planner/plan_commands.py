@@ -15,7 +15,7 @@ from planner.engine.args import engine_arg_names, human_int
 from planner.errors import InputError
 from planner.planning.goal import Goal
 from planner.request import prepare
-from planner.text import did_you_mean, nearest, printable
+from planner.text import did_you_mean, flag, nearest, printable
 from planner.units import GIB
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def goal_of(
     load = request.pop("workload", {})
     other = next((key for key in load if key not in ("input_len", "output_len")), None)
     if other is not None:
-        raise InputError(f"--{other.replace('_', '-')} is for `estimate`: a plan is for --concurrency requests at once")
+        raise InputError(f"{flag(other)} is for `estimate`: a plan is for --concurrency requests at once")
     asked = math.prod(request.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline", "data"))
     asked *= engines or 1
     if not 0 <= margin < 1e6:
@@ -115,7 +115,7 @@ def run_recommend(
     named = [find_gpu(name) for name in (request.get("gpu") or "").split(",") if name.strip()]
     of_one = [key for key in ("gpu_memory_gib", "compute_capability") if key in request]
     if of_one and len(named) != 1:
-        raise InputError(f"--{of_one[0].replace('_', '-')} is that of one card: name it, and no other, with --gpu")
+        raise InputError(f"{flag(of_one[0])} is that of one card: name it, and no other, with --gpu")
     inputs = prepare({**request, "gpu": (named or worth_trying())[0].name})
     cards = [inputs.gpu] if len(named) == 1 else named
     found = recommend(inputs, goal.checked(inputs), cards, read_prices(prices) if prices else None, forbid=forbid)
@@ -139,7 +139,7 @@ def values_of(name: str, text: str) -> tuple[Any, ...]:
         elif bounds:
             start, stop, step = (_whole(name, part) for part in bounds.groups())
             if len(range(start, stop + 1, step)) > 10**6:
-                raise InputError(f"--{name.replace('_', '-')} {printable(word)}: more than a million values")
+                raise InputError(f"{flag(name)} {printable(word)}: more than a million values")
             values += range(start, stop + 1, step)
         else:
             values.append(_whole(name, word))
@@ -154,9 +154,7 @@ def _whole(name: str, word: str) -> int:
     except (ValueError, argparse.ArgumentTypeError):
         number = 0
     if number < 1:
-        raise InputError(
-            f"--{name.replace('_', '-')} {printable(word)}: must be whole numbers, e.g. 1,2,4 or 4k:32k:4k"
-        )
+        raise InputError(f"{flag(name)} {printable(word)}: must be whole numbers, e.g. 1,2,4 or 4k:32k:4k")
     return number
 
 

@@ -46,6 +46,11 @@ def shown(value: object, limit: int = 60) -> str:
     return printable(value, limit)
 
 
+def flag(name: str) -> str:
+    """An argument or a field as it is typed on the command line: max_model_len is --max-model-len."""
+    return "--" + name.replace("_", "-")
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The nearest of `known`, whatever the case, best first; none where nothing is near."""
     import difflib  # for a wrong name only

@@ -11,7 +11,7 @@ from typing import Any
 from planner.engine.args import EngineArgs
 from planner.errors import InputError
 from planner.request import REQUEST_KEYS
-from planner.text import printable
+from planner.text import flag, printable
 from reports.memory import Memory, gib, memory_of, text
 from reports.tables import Table, tables_of
 
@@ -166,7 +166,7 @@ def reproduce(request: Mapping[str, Any]) -> str:
     words = ["vllm-fit", "estimate", request["model"]]
     for key in (*_CARD_OPTIONS, "what_if_quantization"):
         if request.get(key) is not None:
-            words += ["--" + key.replace("_", "-"), str(request[key])]
+            words += [flag(key), str(request[key])]
     words += ["--ask-vllm"] if request.get("ask_vllm") else []
     args = EngineArgs({key: value for key, value in request.items() if key not in REQUEST_KEYS})
     return shlex.join([*words, *args.to_flags()])

@@ -21,6 +21,7 @@ from planner.planning.plan import Plan, Step
 from planner.planning.rungs import Rung, ordered
 from planner.planning.speed_goal import excess, missing, shortfall, speed_of
 from planner.request import Inputs
+from planner.text import flag
 from planner.units import ceil_div, gib
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Climb:
                 break
             if set(rung.flags) <= self.pinned:
                 given = set(rung.flags) <= self.given
-                self._skip(rung, f"--{rung.flags[0].replace('_', '-')} is kept as given" if given else rung.nothing)
+                self._skip(rung, f"{flag(rung.flags[0])} is kept as given" if given else rung.nothing)
             elif self._try(rung):
                 self._try_again()
             else:

@@ -23,7 +23,7 @@ from planner.engine.version import parse_version
 from planner.errors import InputError
 from planner.files import write_text
 from planner.request import prepare
-from planner.text import printable
+from planner.text import flag, printable
 from planner.units import gib
 from planner.validate.candidates import Candidate, read_candidates
 from planner.validate.record import Record
@@ -63,13 +63,13 @@ def run_validate(
     files = _plan_files(words)
     extra = next(iter(overrides(())), None) if files else None
     if extra is not None:
-        raise InputError(f"unexpected {_flag(extra)}: a plan brings its own")
+        raise InputError(f"unexpected {flag(extra)}: a plan brings its own")
     if given["attach"] is not None:
         from planner.validate.attach import run_attach
 
         launching = next((name for name in _LAUNCHING if given[name]), None)
         if launching is not None:
-            raise InputError(f"{_flag(launching)} goes with a launch, and --attach makes none")
+            raise InputError(f"{flag(launching)} goes with a launch, and --attach makes none")
         if len(files) > 1:
             raise InputError("--attach compares one server with one plan")
         plan = dict(read_candidates(files[0])[0].request) if files else overrides(words)
@@ -93,10 +93,6 @@ def run_validate(
 _LAUNCHING = ("device", "serve", "soak", "anyway", "ray", "again", "dry_run")
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _plan_files(words: Sequence[str]) -> list[Path]:
     """The words, where the first is a file of plans; a config.json is a model."""
     from planner import strict_json
@@ -116,7 +112,7 @@ def _plan_files(words: Sequence[str]) -> list[Path]:
 def _options(device: Device, given: Mapping[str, Any]) -> Options:
     for name in ("input_len", "output_len"):
         if given[name] is not None and not 1 <= given[name] <= 10**9:
-            raise InputError(f"{_flag(name)} {given[name]}: must be a whole number of at least 1")
+            raise InputError(f"{flag(name)} {given[name]}: must be a whole number of at least 1")
     return Options(
         device=device,
         way="serve" if given["serve"] or given["soak"] is not None else "in_process",

@@ -243,8 +243,8 @@ class _Table:
     def _distinct(self, inputs: Inputs, shapes: Shapes) -> tuple[list[Engine], Ints]:
         if id(shapes) not in self._unlike:
             model = inputs.model
-            mla = any(isinstance(layer.state, MLAttention) for layer in model.layers)
-            self._unlike[id(shapes)] = shapes.distinct(by_length=mla or model.is_multimodal)
+            by_length = MLAttention in model.state_kinds or model.is_multimodal
+            self._unlike[id(shapes)] = shapes.distinct(by_length=by_length)
         return self._unlike[id(shapes)]
 
     def _overhead(self, inputs: Inputs, engine: Engine, shape: Engine, last: bool) -> Overhead:

@@ -332,8 +332,7 @@ def _kernels(model: Model, engine: Engine, at: Placement, kv_dtype: str, host_sh
     for group, flag in (("experts", "moe_backend"), ("attention", "linear_backend"), ("mlp", "linear_backend")):
         if engine.args.get(flag) == "marlin":
             found[group] = _ON_MARLIN.get(found[group], found[group])
-    mla = any(isinstance(state, MLAttention) for layer in model.layers for state in layer.states)
-    kv = "mla" if mla else "fp8" if kv_dtype.startswith("fp8") else ""
+    kv = "mla" if MLAttention in model.state_kinds else "fp8" if kv_dtype.startswith("fp8") else ""
     return Kernels(**found, kv=kv, host_share=host_share)
 
 
