@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -13,6 +12,7 @@ from app import uploads
 from app.solve import Solved
 from app.state import State
 from planner.errors import InputError
+from planner.planning.cards import cards_asked
 from planner.planning.change import Change, request_of
 from planner.planning.plan import Plan
 
@@ -85,10 +85,7 @@ def apply_request(request: dict[str, Any], engines: int = 1) -> None:
     another checkpoint.
     """
     now, entered = current(), link_state()
-    cards = engines * math.prod(
-        int(request.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline", "data")
-    )
-    state = now.with_request(request, engines).with_(cards=max(entered.cards, cards))
+    state = now.with_request(request, engines).with_(cards=max(entered.cards, engines * cards_asked(request)))
     if state.by == "upload":
         same = state.model == now.model
         state = state.with_(model=entered.model) if same else state.with_(by="name")

@@ -11,6 +11,7 @@ from planner.errors import InputError, Reason
 from planner.gate.gpus import is_allowed
 from planner.gate.policy import Rules, as_range
 from planner.memory.budget import Estimate
+from planner.planning.cards import PARALLEL_SIZES
 from planner.planning.goal import Goal
 from planner.request import Inputs
 from planner.units import GIB, gib
@@ -48,7 +49,7 @@ def too_few_gpus(args: Mapping[str, Any], gpus: int | None, *, whole_cluster: bo
     """
     if gpus is None:
         return None
-    sizes = {name: args.get(name) or 1 for name in _SIZES}
+    sizes = {name: args.get(name) or 1 for name in PARALLEL_SIZES}
     if args.get("data_parallel_size_local"):  # the other engines run elsewhere
         sizes["data_parallel_size"] = args["data_parallel_size_local"]
     needed = math.prod(sizes.values())
@@ -68,8 +69,6 @@ def too_few_gpus(args: Mapping[str, Any], gpus: int | None, *, whole_cluster: bo
         ),
     )
 
-
-_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 _Check = Callable[[Rules, Inputs, Estimate], Iterator[Breach]]
 

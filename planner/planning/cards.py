@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from planner.planning.goal import GPUS_PER_NODE
 from planner.request import Inputs
 from planner.units import ceil_div
 
+PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
 
 def cards_of(inputs: Inputs) -> int:
     """Cards that the flags given ask for."""
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-    return math.prod(inputs.args.get(name, 1) for name in sizes)
+    return cards_asked(inputs.args)
+
+
+def cards_asked(args: Mapping[str, Any]) -> int:
+    """The same of a request or its engine arguments."""
+    return math.prod(args.get(name) or 1 for name in PARALLEL_SIZES)
 
 
 def tensor_parallel_sizes(gpus: int, per_node: int = GPUS_PER_NODE) -> list[int]:

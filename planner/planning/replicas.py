@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from planner.planning.cards import PARALLEL_SIZES
 from planner.planning.goal import Goal
 from planner.planning.ladder import fit
 from planner.planning.plan import Plan
@@ -18,7 +19,6 @@ from planner.request import Inputs
 
 BUSY = 8
 """Requests at once below which an engine of its own would idle: a single request is faster on more cards."""
-_PARALLEL = frozenset({"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"})
 
 
 def fit_with_replicas(
@@ -39,7 +39,7 @@ def fit_with_replicas(
         return fit(inputs, goal, keep, order=order, forbid=forbid)
 
     whole = climb(inputs, goal)
-    if one_way or goal.engines > 1 or (_PARALLEL & (keep | set(inputs.args))):
+    if one_way or goal.engines > 1 or not (keep | set(inputs.args)).isdisjoint(PARALLEL_SIZES):
         return whole
     if not whole.estimate.fits and not inputs.model.is_moe:  # experts may be spread in another way
         return whole
