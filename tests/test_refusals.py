@@ -49,3 +49,24 @@ def test_what_vllm_refuses_is_refused_here_and_nothing_else(gpu: str):
         if refused_here(row) != (row["refused"] is not None) and not stages_without_layers:
             wrong.append((row["model"], row["args"], row["refused"]))
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "refused"),
+    [
+        ("MiniMaxAI/MiniMax-M2.5", {"vllm_version": "0.28.0"}, True),  # github.com/vllm-project/vllm/pull/48173
+        ("Qwen/Qwen3-235B-A22B-FP8", {"vllm_version": "0.8.5"}, True),  # github.com/vllm-project/vllm/issues/17569
+        ("MiniMaxAI/MiniMax-M2.5", {"vllm_version": "0.28.0", "enable_expert_parallel": True}, False),
+        ("MiniMaxAI/MiniMax-M2.5", {"vllm_version": "0.28.0", "tensor_parallel_size": 4}, False),
+        ("MiniMaxAI/MiniMax-M2.5", {"vllm_version": "0.29.0"}, False),
+    ],
+)
+def test_experts_in_parts_of_a_block_are_refused_before_vllm_refined_their_scales(model, more, refused):
+    """refine_fp8_moe_block_shape, fused_moe/oracle/fp8.py: in 0.29.0, not in 0.28.0."""
+    request = {"model": model, "gpu": "H200-SXM", "tensor_parallel_size": 8, "max_model_len": 8192, **more}
+    estimate = prepare(request).estimate()
+    assert (estimate.status == "refused") == refused
+    if refused:
+        assert estimate.reasons[0].message == (
+            "The output_size of gate's and up's weight = 192 is not divisible by weight quantization block_n = 128."
+        )

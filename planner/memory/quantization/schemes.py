@@ -293,12 +293,13 @@ class Fp8(Stored):
             yield "w2_input_scale", FP32
 
     def _expert_block(self, s: Stack) -> tuple[int, int]:
-        """The block of the experts' scales: finer where a rank's share is not whole blocks (oracle/fp8.py)."""
+        """The block of the experts' scales; since 0.29 finer where a rank's share is not whole ones (oracle/fp8.py)."""
         rows, columns = self.block
         sharded = s.at.tp_size > 1 and s.at.expert_parallel_size == 1
         if s.width % rows == 0 and (not sharded or s.width % columns == 0):
             return rows, columns
-        fine = gcd(rows, columns, s.width, s.hidden) if self.must_divide != "shards" else 0
+        refined = self.must_divide != "shards" and s.at.vllm_version >= (0, 29)
+        fine = gcd(rows, columns, s.width, s.hidden) if refined else 0
         if fine >= 32:
             return fine, fine
         if s.width % rows:
