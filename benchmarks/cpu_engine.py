@@ -20,7 +20,7 @@ import psutil
 
 from planner.engine.launch import Listener, launch
 from planner.hardware.cpu_speed import CpuSpeed, measured_again
-from planner.planning.throughput import predict
+from planner.planning.throughput import predict, sent_together
 from planner.request import prepare
 from planner.validate.trial import Options, for_device, trial_of
 from planner.workload import Workload
@@ -92,6 +92,7 @@ def compared(model: str, asked: dict[str, Any]) -> tuple[list[Row], CpuSpeed]:
         workload = Workload(concurrency=result.load.concurrency, input_len=INPUT_LEN, output_len=OUTPUT_LEN)
         prediction = predict(inputs, inputs.estimate(), workload)
         assert prediction is not None
+        prediction = sent_together(prediction, result.load.requests_a_round)
         shares = clock.shares[number * ROUNDS : (number + 1) * ROUNDS]
         threads = max(1, speed.cores - 1)
         rows.append(

@@ -21,7 +21,7 @@ from planner.planning.sweep import Grid, request_of_row, sweep
 from planner.planning.throughput import Speed, Throughput, curve, knee, predict, speed_of
 from planner.planning.throughput.rates import constants_file
 from planner.planning.throughput.steady import Load, at_rate, steady
-from planner.planning.throughput.step import distinct_share
+from planner.planning.throughput.step import distinct_share, step_time
 from planner.planning.throughput.table import COLUMNS
 from planner.planning.throughput.work import stacked, work_of
 from planner.request import answer, prepare
@@ -366,6 +366,52 @@ def _rates_of_int4(gpu: str):
     return speed_of(inputs, inputs.estimate(), Workload()).rates
 
 
+MINIMAX = {"model": "MiniMaxAI/MiniMax-M2.5", "gpu": "H200-SXM", "tensor_parallel_size": 4, "max_model_len": 8192}
+
+
+def test_norms_over_all_heads_are_reduced_over_the_ranks():
+    """minimax_m2.py has one more all-reduce a layer than qwen3_moe.py, whose norms are per head."""
+    counts = {}
+    for name in (MINIMAX["model"], "Qwen/Qwen3-235B-A22B-FP8"):
+        inputs = prepare({**MINIMAX, "model": name})
+        counts[name] = speed_of(inputs, inputs.estimate(), Workload()).work.norm_reduces
+    assert list(counts.values()) == [62.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("more", "slow"),
+    [
+        ({"vllm_version": "0.14.0"}, False),
+        ({"vllm_version": "0.16.0"}, True),
+        ({"vllm_version": "0.16.0", "enable_expert_parallel": True}, False),
+        ({"vllm_version": "0.16.0", "gpu": "B200"}, False),
+        ({"vllm_version": "0.17.0"}, False),
+        ({"vllm_version": "0.26.0", "moe_backend": "flashinfer_cutlass"}, True),
+        ({"vllm_version": "0.26.0", "moe_backend": "triton"}, False),
+    ],
+)
+def test_the_experts_backend_that_two_versions_took_on_hopper_is_slower(more, slow):
+    inputs = prepare({**MINIMAX, **more})
+    rates = speed_of(inputs, inputs.estimate(), Workload()).rates
+    assert (rates.expert_backend > 0) == slow
+
+
+def test_graphs_without_attention_cost_a_launch_in_every_layer():
+    def rates(**more):
+        inputs = prepare({**LLAMA, **more})
+        return speed_of(inputs, inputs.estimate(), Workload()).rates
+
+    both, pieces, decode = (
+        rates(compilation_config={"cudagraph_mode": mode} if mode else None)
+        for mode in (None, "PIECEWISE", "FULL_DECODE_ONLY")
+    )
+    assert both.decode_launch == decode.decode_launch == 0.0
+    assert pieces.decode_launch == pieces.piecewise == both.piecewise > 0.0
+    assert decode.piecewise == decode.launch > both.piecewise
+    assert rates(vllm_version="0.10.2").decode_launch > 0.0
+    assert rates(vllm_version="0.11.0").decode_launch == 0.0
+
+
 def test_a_pipeline_needs_requests_to_fill_it():
     base = {"model": "meta-llama/Llama-3.1-70B-Instruct", "gpu": "A100 80GB SXM4", "max_model_len": 8192}
     pipe = {**base, "pipeline_parallel_size": 4}
@@ -471,6 +517,21 @@ def test_a_workload_travels_through_json():
 
 
 # --- CPU -------------------------------------------------------------------------------------------------------------
+
+
+def test_on_a_cpu_reading_and_computing_take_from_one_core():
+    def step(gpu, tokens):
+        inputs = prepare({**LLAMA, "gpu": gpu, **({"kv_cache_memory_bytes": 1 << 33} if gpu == "cpu" else {})})
+        speed = speed_of(inputs, inputs.estimate(), Workload())
+        return (
+            step_time(speed.work, replace(speed.rates, interference=of), decoding=tokens, context=500.0).total
+            for of in (0.0, speed.rates.interference, 1.0)
+        )
+
+    hidden, found, both = step("cpu", 16.0)
+    assert hidden < found == both < 1.5 * hidden
+    hidden, found, both = step("H100", 16.0)
+    assert hidden == found < both
 
 
 def test_the_cpu_s_speed_is_measured_once_and_remembered(tmp_path, monkeypatch):

@@ -85,27 +85,52 @@ STAND_INS: Mapping[tuple[str, str], tuple[str, str | None]] = {
 
 _SCHEDULED = {"max_num_batched_tokens": 8192, "async_scheduling": True}
 _CAPTURED = {"max_num_batched_tokens": 8192, "max_cudagraph_capture_size": 2048}
-_CAPTURED_OLD = {
-    "max_num_batched_tokens": 8192,
-    "compilation_config": {"cudagraph_capture_sizes": [1, 2, 4, *range(8, 2049, 8)]},
-}
+_SIZES_OLD = [1, 2, 4, *range(8, 2049, 8)]
 """What --cuda-graph-sizes 2048 meant."""
 SERVED: Mapping[tuple[str, str, str, str], Mapping[str, Any]] = {
     ("meta-llama/Llama-3.1-70B", "h100_sxm", "", ""): _SCHEDULED,
+    ("meta-llama/Llama-3.1-70B", "b200_sxm", "", ""): {
+        **_SCHEDULED,
+        "max_num_seqs": 512,
+        "kv_cache_dtype": "fp8",
+        "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY"},
+    },
     ("meta-llama/Llama-3.1-70B", "", "", ""): {**_SCHEDULED, "kv_cache_dtype": "fp8"},
     ("openai/gpt-oss-120b", "b200_sxm", "", "0.15.1"): {**_CAPTURED, "kv_cache_dtype": "fp8"},
     ("openai/gpt-oss-120b", "", "", "0.18.0"): {**_CAPTURED, "moe_backend": "marlin"},
-    ("openai/gpt-oss-120b", "", "", "0.11.2"): _CAPTURED,
-    ("openai/gpt-oss-120b", "", "", ""): _CAPTURED_OLD,
+    ("openai/gpt-oss-120b", "", "", "0.11.2"): {**_CAPTURED, "async_scheduling": True},
+    ("openai/gpt-oss-120b", "b200_sxm", "", ""): {
+        **_SCHEDULED,
+        "kv_cache_dtype": "fp8",
+        "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": _SIZES_OLD},
+    },
+    ("openai/gpt-oss-120b", "", "", ""): {
+        **_SCHEDULED,
+        "compilation_config": {"cudagraph_mode": "PIECEWISE", "cudagraph_capture_sizes": _SIZES_OLD},
+    },
+    ("MiniMaxAI/MiniMax-M2.5", "b200_sxm", "fp8", "0.17.0"): {
+        "gpu_memory_utilization": 0.95,
+        "enable_expert_parallel": True,
+    },
     ("MiniMaxAI/MiniMax-M2.5", "b200_sxm", "fp8", ""): {"gpu_memory_utilization": 0.95, "kv_cache_dtype": "fp8"},
+    ("MiniMaxAI/MiniMax-M2.5", "h200_sxm", "", "0.18.0"): {
+        "gpu_memory_utilization": 0.95,
+        "enable_expert_parallel": True,
+    },
     ("MiniMaxAI/MiniMax-M2.5", "h200_sxm", "", ""): {"gpu_memory_utilization": 0.95},
+    ("MiniMaxAI/MiniMax-M2.5", "h100_sxm", "", ""): {
+        "gpu_memory_utilization": 0.9,
+        "max_num_seqs": 256,
+        "compilation_config": {"cudagraph_mode": "PIECEWISE"},
+    },
     ("MiniMaxAI/MiniMax-M2.5", "", "", ""): {"gpu_memory_utilization": 0.9},
     ("moonshotai/Kimi-K2.5", "", "int4", ""): {"gpu_memory_utilization": 0.97},
     ("moonshotai/Kimi-K2.5", "", "", ""): {"gpu_memory_utilization": 0.9},
 }
 """Engine flags of serving.jsonl by model, card, precision and version ("" for any; the first that matches), from those
 scripts and their perf-changelog.yaml. VLLM_MXFP4_USE_MARLIN=1, which they set for gpt-oss on H100 and H200 since vLLM
-0.13, is moe_backend here.
+0.13, is moe_backend here. For MiniMax on B200 until 0.17 and on H200 from TP 8 on, they passed --enable-expert-parallel
+for an EP_SIZE of 1 too (InferenceX pull requests 869 and 947), without which an FP8 checkpoint of it has no TP 8.
 
 Their history is longer than what was read. Where it had both, the KV cache's dtype is the one that explains when
 requests begin to queue: 101 of 128 run at 8k/1k on two B200 (MiniMax, fp8), 29 of 32 on two H100 (Llama, 16 bits); all

@@ -3,7 +3,7 @@
 The figures take the place of a data sheet's for the prediction of a CPU engine. Where vLLM's CPU engine is installed,
 its own kernels are timed (kernel_speed.py): what they achieve, so that no constant has to say which part of a peak that
 is. Elsewhere numpy's reading and products stand in, and the prediction is called assumed.
-Other programs take time from every measurement: the fastest of short passes counts.
+Other programs take time from every measurement: of short passes the middle one counts, of numpy's the fastest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_VERSION = 5
+_VERSION = 6
 _BYTES = 256 << 20
 """Read in one pass by all cores: beyond the last-level cache of nearly every machine."""
 _PASSES = 8

@@ -55,6 +55,8 @@ def compare(estimate: Estimate, measurement: Measurement) -> list[Comparison]:
 
 def predicted_speeds(inputs: Inputs, estimate: Estimate, loads: tuple[Mapping[str, int], ...]) -> list[dict[str, Any]]:
     """The speed predicted for each load; empty where none can be. Called before an engine keeps the CPU busy."""
+    from planner.planning.throughput import sent_together
+
     speeds = []
     for load in loads:
         workload = Workload(**{name: load[name] for name in ("concurrency", "input_len", "output_len")})
@@ -64,7 +66,7 @@ def predicted_speeds(inputs: Inputs, estimate: Estimate, loads: tuple[Mapping[st
             return []
         if found is None:
             return []
-        speeds.append(found.to_dict())
+        speeds.append(sent_together(found, load["requests"]).to_dict())
     return speeds
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
+from planner.planning.throughput.course import course
 from planner.planning.throughput.rates import Rates, generation, host_bandwidth, rates_for
 from planner.planning.throughput.spread import Spread, class_of, spreads_of
 from planner.planning.throughput.steady import Limits, Load, Steady, at_rate, steady
@@ -167,6 +168,41 @@ def predict(inputs: Inputs, estimate: Estimate, workload: Workload) -> Throughpu
         sustained=sustained,
         notes=_notes(estimate, speed, workload),
     )
+
+
+def sent_together(found: Throughput, requests: int) -> Throughput:
+    """The same for a run of so many requests of one length, by clients that start together (course.py). Pipeline stages
+    are left to the steady state; and a request rate, with which clients come one by one."""
+    speed, workload = found.speed, found.workload
+    if speed.work.pp != 1.0 or workload.request_rate is not None:
+        return found
+    import numpy as np
+
+    load = load_of(workload, float(speed.replicas))
+    lengths = ceil(requests / speed.replicas) * [(workload.input_len, workload.output_len)]
+    seen = course(speed.work, speed.rates, speed.limits, load, lengths)
+    rate = requests / seen.duration
+
+    def of(times: Sequence[float]) -> tuple[float, float, float]:
+        """(mean, median, 90th percentile), milliseconds."""
+        p50, p90 = np.percentile(times, (50, 90))
+        return 1e3 * float(np.mean(times)), 1e3 * float(p50), 1e3 * float(p90)
+
+    ttft, _, ttft_p90 = of(seen.ttft)
+    point = replace(
+        found.point,
+        output_tokens_per_s=rate * workload.output_len,
+        total_tokens_per_s=rate * (workload.output_len + workload.input_len),
+        requests_per_s=rate,
+        ttft_ms=ttft,
+        queued_ms=of(seen.queued)[0],
+        ttft_p90_ms=ttft_p90,
+    )
+    if seen.tpot:  # with one token there is nothing between tokens
+        tpot, _, tpot_p90 = of(seen.tpot)
+        _, itl_p50, itl_p90 = of(seen.gaps)
+        point = replace(point, tpot_ms=tpot, tpot_p90_ms=tpot_p90, itl_p50_ms=itl_p50, itl_p90_ms=itl_p90)
+    return replace(found, point=point)
 
 
 def _notes(estimate: Estimate, speed: Speed, workload: Workload) -> tuple[str, ...]:

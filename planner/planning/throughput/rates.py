@@ -92,12 +92,16 @@ class Rates:
     """Small kernels and gaps between kernels, seconds a layer."""
     expert_layer: Numbers
     """What they add in a layer with experts."""
+    expert_backend: Numbers
+    """What the backend adds there, where it is one that takes longer whatever it computes."""
     state_layer: Numbers
     latent_layer: Numbers
     launch: Numbers
     """What launching by the host adds to a layer outside CUDA graphs, seconds."""
     piecewise: Numbers
-    """What launching attention by the host adds to a layer in a step with a piece of a prompt, seconds."""
+    """What launches by the host add to a layer in a step with a piece of a prompt: attention, or all, seconds."""
+    decode_launch: Numbers
+    """The same in a step without: 0 where its graphs hold attention."""
     graph_tokens: Numbers
     """The largest batch that a captured graph runs; 0 when eager."""
     step: Numbers
@@ -110,6 +114,8 @@ class Rates:
     """The share of the other requests' prompts that stand before one on average because clients start at once."""
     expert_tile: Numbers
     """Rows of a grouped matrix product that are computed for nothing in each expert, at most."""
+    interference: Numbers
+    """Of a product's reading and computing: 0 where one hides behind the other, 1 where both take from one core."""
 
 
 def generation(gpu: Gpu) -> str:
@@ -179,6 +185,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
     bandwidth = _bandwidth(gpu)
     link, speed = _link(gpu, engine)
     tp = engine.tensor_parallel_size
+    graphs = _graph_mode(engine)
     kv = (f"kv_bandwidth.{kernels.kv}@{gen}",) if kernels.kv else ()
 
     def read(kernel: str, group: str) -> Rate:
@@ -208,10 +215,19 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "expert_unpacking": _unpacking(gen, kernels.experts),
         "layer": Rate(nominal=1e-6, constants=("layer_us", f"layer_us@{gen}")),
         "expert_layer": Rate(nominal=1e-6, constants=("expert_layer_us", f"layer_us@{gen}")),
+        "expert_backend": Rate(
+            nominal=1e-6 if kernels.expert_backend else 0.0, constants=(f"expert_layer_us.{kernels.expert_backend}",)
+        ),
         "state_layer": Rate(nominal=1e-6, constants=("state_layer_us", f"layer_us@{gen}")),
         "latent_layer": Rate(nominal=1e-6, constants=("latent_layer_us", f"layer_us@{gen}")),
         "launch": Rate(nominal=1e-6, constants=("launch_us", f"launch_us@{gen}")),
-        "piecewise": Rate(nominal=1e-6, constants=("piecewise_us", f"launch_us@{gen}")),
+        "piecewise": Rate(
+            nominal=1e-6,
+            constants=("launch_us" if graphs == "FULL_DECODE_ONLY" else "piecewise_us", f"launch_us@{gen}"),
+        ),
+        "decode_launch": Rate(
+            nominal=1e-6 if graphs == "PIECEWISE" else 0.0, constants=("piecewise_us", f"launch_us@{gen}")
+        ),
         "graph_tokens": Rate(nominal=float(max(engine.cudagraph_capture_sizes, default=0))),
         "step": Rate(nominal=1e-6, constants=(f"step_us.{_era(engine)}", f"step_us@{gen}")),
         "sequence": Rate(nominal=1e-6, constants=("sequence_us",)),
@@ -222,6 +238,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
             nominal=0.0 if gpu.kind == "cpu" else 0.5 if kernels.experts in _MARLIN else 1.0,
             constants=("expert_tile_rows",),
         ),
+        "interference": Rate(nominal=1.0 if gpu.kind == "cpu" else 0.0),
     }
 
 
@@ -277,6 +294,18 @@ def _link(gpu: Gpu, engine: Engine) -> tuple[str, float]:
 
 def _pcie_gbs(gpu: Gpu) -> float:
     return _PCIE_GBS[gpu.pcie_gen or 4]
+
+
+def _graph_mode(engine: Engine) -> str:
+    """Which steps have CUDA graphs (CUDAGraphMode, vllm/config/compilation.py): V0 had those of decode steps, V1 until
+    0.11 pieces without attention, then both."""
+    compilation = engine.args.get("compilation_config")
+    asked = compilation.get("cudagraph_mode") if isinstance(compilation, dict) else None
+    if isinstance(asked, str):
+        return asked
+    if engine.vllm_version < (0, 8):
+        return "FULL_DECODE_ONLY"
+    return "PIECEWISE" if engine.vllm_version < (0, 11) else "FULL_AND_PIECEWISE"
 
 
 def _era(engine: Engine) -> str:

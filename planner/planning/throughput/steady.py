@@ -17,8 +17,8 @@ from planner.planning.throughput.work import Numbers, Work
 
 _P90 = 1.28
 """Standard deviations from the mean; for an exponential wait that comes only sometimes it is near the truth too."""
-_ROUNDS = 6
-"""Of the fixed point between the batch that decodes and the time of a step; more change nothing visible."""
+_ROUNDS = 4
+"""Of the fixed point between the requests that decode and the room they leave for prompts; more change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +78,21 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     output = load.output_len
     prompt = maximum(load.input_len * (1.0 - load.cached), 1.0)
     running = minimum(minimum(concurrency, limits.max_num_seqs), maximum(limits.fits, 1.0))
-    # While each decoding request gets a token in a step, prompts get what is left of the step's tokens.
+    # While each decoding request gets a token in a step, prompts get what is left of the step's tokens. Requests move
+    # on by steps: how many of them decode in one does not depend on how long it takes.
     most = limits.max_num_batched_tokens * work.pp / (1.0 + prompt / output)
-    decoding = minimum(running, most)
-    rate: Numbers = 0.0
     others = maximum(running - 1.0, 0.0)
-    beside = others * decoding / running
-    mean = _mean_step(work, rates, limits, load, minimum(1.0 + beside, most), prompt, rate, rate)
+    decoding = minimum(running, most)
     for _ in range(_ROUNDS):
-        own, each = _prefill_times(work, rates, limits, load, beside, prompt)
-        busy = output * mean.seconds
-        ahead = _waiting(own, busy, others * each) + rates.crowd * others * each
-        latest = minimum(running / (ahead + busy), most / busy)
-        rate = where(rate > 0.0, sqrt(rate * latest), latest)
-        decoding = minimum(rate * busy, most)
-        # A request that decodes or arrives sees itself and what others do (the arrival theorem), not the mean.
-        beside = others * decoding / running
-        seen = minimum(1.0 + beside, most)
-        mean = _mean_step(work, rates, limits, load, seen, prompt, rate * others / running, each)
+        room = _room(work, limits, others * decoding / running)
+        waiting = _ahead(output * work.pp * room / prompt, others)
+        steps = ceil(prompt / room) + waiting * prompt / (work.pp * room)
+        decoding = minimum(running * output / (output - 1.0 + steps), most)
+    # A request that decodes or arrives sees itself and what others do (the arrival theorem), not the mean.
+    beside = others * decoding / running
+    mean = _mean_step(work, rates, limits, load, minimum(1.0 + beside, most), prompt, beside / output)
+    own, each = _prefill_times(work, rates, limits, load, beside, prompt, beside / output)
+    ahead = own + (waiting + rates.crowd * others) * each
     tpot = mean.seconds
     service = ahead + (output - 1.0) * tpot
     # Where prompts cannot keep up, as many requests as tokens fit into a step decode, and the others wait.
@@ -103,16 +100,15 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
     rate = running / (service + rates.first_token)
     queued = maximum(concurrency - running, 0.0) / rate
     saturated = service - (output - 1.0) * tpot
-    residual = where(running > 1.0, 0.5 * tpot, 0.0)
+    residual = where(running > 1.0, _left(mean), 0.0)
     ttft = rates.first_token + residual + saturated + queued
-    crowded = maximum(saturated - own, 0.0)
     delta = mean.mixed.total - mean.decode.total
     spread = _P90 * delta * sqrt(mean.share / maximum(output, 1.0))
     return Steady(
         running=running,
         ttft=ttft,
         queued=queued,
-        ttft_p90=ttft + _P90 * _deviation(mean.share, crowded, queued, residual, concurrency - running),
+        ttft_p90=ttft + _P90 * _deviation(mean.share, waiting * each, queued, residual, concurrency - running),
         tpot=tpot,
         tpot_p90=tpot + spread,
         itl_p90=where(mean.share >= 0.1, mean.mixed.total, mean.decode.total),
@@ -124,39 +120,31 @@ def steady(work: Work, rates: Rates, limits: Limits, load: Load) -> Steady:
 
 
 def _mean_step(
-    work: Work,
-    rates: Rates,
-    limits: Limits,
-    load: Load,
-    decoding: Numbers,
-    prompt: Numbers,
-    prompts_per_s: Numbers,
-    each: Numbers,
+    work: Work, rates: Rates, limits: Limits, load: Load, decoding: Numbers, prompt: Numbers, prompts: Numbers
 ) -> _Mean:
-    """The mean of steps with and without a piece of others' prompts, of which `prompts_per_s` arrive.
-
-    As long as they are few they arrive in no order (Poisson); when the queue for prompts hardly empties, the share of
-    the time that it holds one decides: `each` is the seconds a prompt then takes.
-    """
+    """The mean of steps with and without a piece of others' prompts, of which so many come with a step, in no order
+    (Poisson)."""
     batch = decoding / work.pp
-    room = maximum(limits.max_num_batched_tokens - batch, 1.0)
+    room = _room(work, limits, decoding)
     context = load.input_len + load.output_len / 2.0
     decode = step_time(work, rates, decoding=batch, context=context)
-    full = each * room / prompt * work.pp
-    used = minimum(prompts_per_s * each, 1.0)
-    queued = used * decode.total / maximum(used * decode.total + (1.0 - used) * full, 1e-12)
-    arrivals = prompts_per_s / work.pp * ((1.0 - queued) * decode.total + queued * full)
-    share = maximum(1.0 - exp(-arrivals * ceil(prompt / room)), queued)
-    chunk = minimum(arrivals * prompt / maximum(share, 1e-9), minimum(room, maximum(prompt, room * used)))
+    arrivals = prompts / work.pp
+    share = maximum(1.0 - exp(-arrivals * ceil(prompt / room)), minimum(arrivals * prompt / room, 1.0))
     mixed = step_time(
         work,
         rates,
         decoding=batch,
         context=context,
-        chunk=maximum(chunk, 1.0),
+        chunk=maximum(minimum(arrivals * prompt / maximum(share, 1e-9), room), 1.0),
         chunk_context=_middle(load, prompt),
     )
     return _Mean(decode=decode, mixed=mixed, share=share, seconds=share * mixed.total + (1.0 - share) * decode.total)
+
+
+def _left(mean: _Mean) -> Numbers:
+    """Seconds until a step ends that one comes into at any time: more often into a long one."""
+    squares = mean.share * mean.mixed.total**2 + (1.0 - mean.share) * mean.decode.total**2
+    return squares / (2.0 * mean.seconds)
 
 
 def _deviation(busy: Numbers, crowded: Numbers, queued: Numbers, residual: Numbers, ahead: Numbers) -> Numbers:
@@ -168,24 +156,30 @@ def _deviation(busy: Numbers, crowded: Numbers, queued: Numbers, residual: Numbe
     return sqrt(variance)
 
 
-def _waiting(alone: Numbers, busy: Numbers, others: Numbers) -> Numbers:
-    """Seconds until a prompt is done, when prompts are computed one after the other.
+def _ahead(decoding: Numbers, others: Numbers) -> Numbers:
+    """Prompts that stand before one's own on average, when prompts are computed one after the other.
 
-    The closed queue of the prompts of requests that decode for `busy` seconds between them: R = alone + others x
-    (R - alone / 2) / (R + busy), solved for R (Schweitzer's approximation to mean value analysis, for prompts of equal
-    length: of the one being computed half is left). `alone` is a prompt nobody stands before; `others`, the time all
-    other prompts take.
+    The closed queue of so many other requests, each of which decodes between two prompts while steps full of prompts
+    could compute `decoding` of them (prompts slow the decoding beside them, so that it is steps that count, not
+    seconds): R = 1 + others x (R - 1/2) / (R + decoding), solved for R - 1 (Schweitzer's approximation to mean value
+    analysis, for prompts of equal length: of the one being computed half is left).
     """
-    b = busy - alone - others
-    return (sqrt(b * b + 4.0 * alone * (busy - others / 2.0)) - b) / 2.0
+    b = decoding - 1.0 - others
+    return (sqrt(b * b + 4.0 * (decoding - others / 2.0)) - b) / 2.0 - 1.0
+
+
+def _room(work: Work, limits: Limits, decoding: Numbers) -> Numbers:
+    """Tokens of prompts that a step has room for; each pipeline stage has a step of its own."""
+    return maximum(limits.max_num_batched_tokens - decoding / work.pp, 1.0)
 
 
 def _prefill_times(
-    work: Work, rates: Rates, limits: Limits, load: Load, beside: Numbers, prompt: Numbers
+    work: Work, rates: Rates, limits: Limits, load: Load, beside: Numbers, prompt: Numbers, prompts: Numbers
 ) -> tuple[Numbers, Numbers]:
-    """(seconds to compute a request's own prompt beside others' decodes, the same when prompts fill steps)."""
+    """(seconds of the steps that compute a request's own prompt, beside others' decodes and what prompts of others come
+    with a step; seconds a prompt takes when prompts fill steps)."""
     batch = beside / work.pp
-    room = maximum(limits.max_num_batched_tokens - batch, 1.0)
+    room = _room(work, limits, beside)
     context = load.input_len + load.output_len / 2.0
     middle = _middle(load, prompt)
     chunks = ceil(prompt / room)
@@ -193,7 +187,8 @@ def _prefill_times(
     def seconds(chunk: Numbers) -> Numbers:
         return step_time(work, rates, decoding=batch, context=context, chunk=chunk, chunk_context=middle).total
 
-    return chunks * seconds(prompt / chunks), prompt / room * seconds(room) / work.pp
+    own = prompt / chunks
+    return chunks * seconds(minimum(own + prompts / work.pp * prompt, room)), prompt / room * seconds(room) / work.pp
 
 
 def _middle(load: Load, prompt: Numbers) -> Numbers:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from planner.memory.budget import placement_of
 from planner.memory.kv_cache.dtypes import KV_DTYPES
 from planner.memory.offload import offloaded_bytes
+from planner.memory.quantization.schemes import Fp8
 from planner.model.attention import (
     CompressedAttention,
     CrossAttention,
@@ -19,7 +20,7 @@ from planner.model.attention import (
     MLAttention,
     RecurrentState,
 )
-from planner.model.modules import Experts, Group, Linear, LmHead, Placement
+from planner.model.modules import Experts, Group, HeadsWeight, Linear, LmHead, Placement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,9 @@ class Work:
     latent_layers: Numbers
     """Those with MLA: down- and up-projections beside the attention itself."""
     reduces: Numbers
-    """All-reduces of a step; 0 without tensor parallelism."""
+    """All-reduces of hidden states in a step; 0 without tensor parallelism."""
+    norm_reduces: Numbers
+    """Those of norms over all heads of a layer: two numbers a token."""
     exchanges: Numbers
     """All-to-alls of a step (dispatch and combine), where experts are spread over data-parallel ranks."""
     hidden_bytes: Numbers
@@ -108,6 +111,8 @@ class Kernels:
     head: str
     kv: str
     """What the KV cache holds: "mla", "fp8", or "" for plain keys and values in 16 bits."""
+    expert_backend: str
+    """Whose kernels the experts run where they cost time of their own: "flashinfer_cutlass", else ""."""
     host_share: float
     """The part of the layers' weights that they read over PCIe, from host memory."""
 
@@ -158,6 +163,7 @@ def work_of_launch(
         state_layers=float(sum(RecurrentState in kind for kind in kinds)),
         latent_layers=float(sum(MLAttention in kind for kind in kinds)),
         reduces=float(_reduces(model)) if tp > 1 else 0.0,
+        norm_reduces=float(_norm_reduces(model)) if tp > 1 else 0.0,
         exchanges=2.0 * sum(n for _, n in experts) if spread else 0.0,
         hidden_bytes=2.0 * model.hidden_size,
         tp=float(tp),
@@ -230,6 +236,11 @@ def _reduces(model: Model) -> int:
         min(2, sum(1 for m in layer.modules if isinstance(m, Experts) or (isinstance(m, Linear) and m.split == "row")))
         for layer in model.layers
     )
+
+
+def _norm_reduces(model: Model) -> int:
+    """One in each layer whose norms of queries and keys span the ranks (minimax_rms_norm/rms_norm_tp.py, 0.32.0)."""
+    return sum(1 for layer in model.layers if any(isinstance(module, HeadsWeight) for module in layer.modules))
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -318,6 +329,7 @@ def _kernels(model: Model, engine: Engine, at: Placement, kv_dtype: str, host_sh
     """By the largest module of each group, in the middle layer (first and last layers are often left in 16 bits)."""
     found = dict.fromkeys(("attention", "mlp", "experts", "head"), "bf16")
     quantization = at.quantization
+    backend = ""
     if quantization is not None:
         middle = len(model.layers) // 2
         at = replace(at, prefix=f"{model.layer_prefix}{middle}.")
@@ -328,12 +340,25 @@ def _kernels(model: Model, engine: Engine, at: Placement, kv_dtype: str, host_sh
                 largest[module.group] = module
         for group, module in largest.items():
             if group in found and module.quantizable:
-                found[group] = kernel_of(quantization.scheme_for(module, at), quantization, engine.capability)
+                scheme = quantization.scheme_for(module, at)
+                found[group] = kernel_of(scheme, quantization, engine.capability)
+                if isinstance(module, Experts) and _on_flashinfer(scheme, engine):
+                    backend = "flashinfer_cutlass"
     for group, flag in (("experts", "moe_backend"), ("attention", "linear_backend"), ("mlp", "linear_backend")):
         if engine.args.get(flag) == "marlin":
             found[group] = _ON_MARLIN.get(found[group], found[group])
     kv = "mla" if MLAttention in model.state_kinds else "fp8" if kv_dtype.startswith("fp8") else ""
-    return Kernels(**found, kv=kv, host_share=host_share)
+    return Kernels(**found, kv=kv, expert_backend=backend, host_share=host_share)
+
+
+def _on_flashinfer(scheme: Scheme | None, engine: Engine) -> bool:
+    """Experts of block-scaled fp8, all on each rank, on Hopper: vLLM's choice in 0.15 and 0.16, a third slower end to
+    end than the Triton kernels of before and after (pull request 33490; oracle/fp8.py, 0.16.0 and 0.17.0)."""
+    if not isinstance(scheme, Fp8) or scheme.scales != "block" or engine.capability != 90:
+        return False
+    asked = engine.args.get("moe_backend") or "auto"
+    default = (0, 15) <= engine.vllm_version < (0, 17)
+    return engine.expert_parallel_size == 1 and (default if asked == "auto" else asked == "flashinfer_cutlass")
 
 
 _ON_MARLIN = {"fp8": "fp8_weight", "fp4": "fp4_weight", "fp4_triton": "fp4_weight"}
