@@ -28,8 +28,8 @@ class Course:
     """The part of TTFT spent waiting for a place."""
     tpot: tuple[float, ...]
     """Of each request; empty where outputs have one token."""
-    gaps: tuple[float, ...]
-    """Between tokens one by one."""
+    gaps: tuple[tuple[float, int], ...]
+    """Between tokens one by one: (seconds, how many of them)."""
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,7 @@ class _Engine:
         self.now = 0.0
         self.waiting: deque[_Request] = deque()
         self.running: list[_Request] = []
-        self.gaps: list[float] = []
+        self.gaps: list[tuple[float, int]] = []
 
     def run(self, lengths: Sequence[tuple[int, int]]) -> Course:
         to_come, done = deque(lengths), list[_Request]()
@@ -117,7 +117,9 @@ class _Engine:
             steps = min(steps, 1 + int(max(self.waiting[0].arrives - self.now, 0.0) / seconds))
         self.now += steps * seconds
         for request in decoding:
-            self.gaps += [self.now - (steps - 1) * seconds - request.last] + (steps - 1) * [seconds]
+            self.gaps.append((self.now - (steps - 1) * seconds - request.last, 1))
+            if steps > 1:
+                self.gaps.append((seconds, steps - 1))
             request.tokens += steps
             request.last = self.now
         for request in self.running:

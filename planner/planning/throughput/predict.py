@@ -183,25 +183,26 @@ def sent_together(found: Throughput, requests: int) -> Throughput:
     seen = course(speed.work, speed.rates, speed.limits, load, lengths)
     rate = requests / seen.duration
 
-    def of(times: Sequence[float]) -> tuple[float, float, float]:
-        """(mean, median, 90th percentile), milliseconds."""
-        p50, p90 = np.percentile(times, (50, 90))
-        return 1e3 * float(np.mean(times)), 1e3 * float(p50), 1e3 * float(p90)
-
-    ttft, _, ttft_p90 = of(seen.ttft)
+    ttft, queued = np.array(seen.ttft), np.array(seen.queued)
     point = replace(
         found.point,
         output_tokens_per_s=rate * workload.output_len,
         total_tokens_per_s=rate * (workload.output_len + workload.input_len),
         requests_per_s=rate,
-        ttft_ms=ttft,
-        queued_ms=of(seen.queued)[0],
-        ttft_p90_ms=ttft_p90,
+        ttft_ms=1e3 * float(ttft.mean()),
+        queued_ms=1e3 * float(queued.mean()),
+        ttft_p90_ms=1e3 * float(np.percentile(ttft, 90)),
     )
     if seen.tpot:  # with one token there is nothing between tokens
-        tpot, _, tpot_p90 = of(seen.tpot)
-        _, itl_p50, itl_p90 = of(seen.gaps)
-        point = replace(point, tpot_ms=tpot, tpot_p90_ms=tpot_p90, itl_p50_ms=itl_p50, itl_p90_ms=itl_p90)
+        tpot, gaps = np.array(seen.tpot), np.array(sorted(seen.gaps))
+        p50, p90 = gaps[np.searchsorted(gaps[:, 1].cumsum() / gaps[:, 1].sum(), (0.5, 0.9)), 0]
+        point = replace(
+            point,
+            tpot_ms=1e3 * float(tpot.mean()),
+            tpot_p90_ms=1e3 * float(np.percentile(tpot, 90)),
+            itl_p50_ms=1e3 * float(p50),
+            itl_p90_ms=1e3 * float(p90),
+        )
     return replace(found, point=point)
 
 
