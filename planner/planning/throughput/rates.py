@@ -185,7 +185,7 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
     bandwidth = _bandwidth(gpu)
     link, speed = _link(gpu, engine)
     tp = engine.tensor_parallel_size
-    graphs = _graph_mode(engine)
+    graphs, backend = _graph_mode(engine), kernels.expert_backend
     kv = (f"kv_bandwidth.{kernels.kv}@{gen}",) if kernels.kv else ()
 
     def read(kernel: str, group: str) -> Rate:
@@ -215,9 +215,9 @@ def rate_table(gpu: Gpu, engine: Engine, kernels: Kernels) -> dict[str, Rate]:
         "expert_unpacking": _unpacking(gen, kernels.experts),
         "layer": Rate(nominal=1e-6, constants=("layer_us", f"layer_us@{gen}")),
         "expert_layer": Rate(nominal=1e-6, constants=("expert_layer_us", f"layer_us@{gen}")),
-        "expert_backend": Rate(
-            nominal=1e-6 if kernels.expert_backend else 0.0, constants=(f"expert_layer_us.{kernels.expert_backend}",)
-        ),
+        "expert_backend": Rate(nominal=1e-6, constants=(f"expert_layer_us.{backend}",))
+        if backend
+        else Rate(nominal=0.0),
         "state_layer": Rate(nominal=1e-6, constants=("state_layer_us", f"layer_us@{gen}")),
         "latent_layer": Rate(nominal=1e-6, constants=("latent_layer_us", f"layer_us@{gen}")),
         "launch": Rate(nominal=1e-6, constants=("launch_us", f"launch_us@{gen}")),

@@ -352,8 +352,8 @@ def _kernels(model: Model, engine: Engine, at: Placement, kv_dtype: str, host_sh
 
 
 def _on_flashinfer(scheme: Scheme | None, engine: Engine) -> bool:
-    """Experts of block-scaled fp8, all on each rank, on Hopper: vLLM's choice in 0.15 and 0.16, a third slower end to
-    end than the Triton kernels of before and after (pull request 33490; oracle/fp8.py, 0.16.0 and 0.17.0)."""
+    """Experts of block-scaled fp8, all on each rank, on Hopper: vLLM's choice in 0.15 and 0.16, about 30 % slower end
+    to end than the Triton kernels of before and after (pull request 33490; oracle/fp8.py, 0.16.0 and 0.17.0)."""
     if not isinstance(scheme, Fp8) or scheme.scales != "block" or engine.capability != 90:
         return False
     asked = engine.args.get("moe_backend") or "auto"
