@@ -91,7 +91,7 @@ def resolve(
     quantized: the checkpoint or `--quantization` is.
     """
     on_cpu = gpu.kind == "cpu"
-    given = dict(args)
+    given = args.to_dict()
     max_model_len, auto_len = _max_model_len(model, given.get("max_model_len"))
     seqs, tokens = _batch_sizes(model, gpu, given, version, usage, max_model_len)
     eager = bool(given.get("enforce_eager", False)) or on_cpu
