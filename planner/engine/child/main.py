@@ -66,8 +66,10 @@ def die_with_parent() -> None:
     parent, group, folder = os.getppid(), os.getpgid(0), Path.cwd()
     while os.getppid() == parent:
         time.sleep(0.5)
-    if folder.name.startswith("vllm-fit-"):
-        last = [sys.executable, "-I", "-S", "-c", _LAST, str(group), str(folder)]
+    # A load has a folder within, which it makes again for its next result: whichever group is the last removes all.
+    launch = next((one for one in (folder, folder.parent) if one.name.startswith("vllm-fit-")), None)
+    if launch is not None:
+        last = [sys.executable, "-I", "-S", "-c", _LAST, str(group), str(launch)]
         subprocess.run(last, start_new_session=True, cwd="/", check=False)
     os.killpg(group, signal.SIGKILL)
 
