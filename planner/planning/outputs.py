@@ -26,6 +26,9 @@ from planner.units import ceil_div
 
 PORT = 8000
 _RAY_PORT = 6379
+_HOME_IN_CONTAINER = "/root"
+"""Of the user as whom vLLM's images run (its docs/deployment/docker.md mounts caches there)."""
+_CACHE = f"{_HOME_IN_CONTAINER}/.cache"
 _MOUNTED = "/model"
 """Where a folder of this machine is in a container."""
 
@@ -225,7 +228,7 @@ def compose(launch: Launch) -> str:
 def _service(launch: Launch, index: int) -> dict[str, Any]:
     platform, first = launch.platform, index * launch.gpus
     cards = [str(card) for card in range(first, first + launch.gpus)]
-    mounts: list[Any] = ["~/.cache/huggingface:/root/.cache/huggingface"]
+    mounts: list[Any] = [f"~/.cache/huggingface:{_CACHE}/huggingface"]
     if launch.folder is not None:
         mounts.append({"type": "bind", "source": _dollars(launch.folder), "target": _MOUNTED, "read_only": True})
     service: dict[str, Any] = {
@@ -320,7 +323,7 @@ def _leader_worker_set(launch: Launch) -> dict[str, Any]:
 def _container(launch: Launch, gpus: int) -> dict[str, Any]:
     resource = launch.platform.resource
     count = {resource: gpus}
-    mounts = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": "/root/.cache"}]
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": _CACHE}]
     if launch.folder is not None:
         mounts.append({"name": "model", "mountPath": _MOUNTED})
     token = {"secretKeyRef": {"name": "huggingface", "key": "token", "optional": True}}

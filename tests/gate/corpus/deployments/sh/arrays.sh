@@ -11,7 +11,7 @@ DOCKER_ARGS=(
   --ipc host
   -p 8000:8000
   -e HF_TOKEN
-  -v "$HOME/.cache/huggingface:/root/.cache/huggingface"
+  -v "$HOME/.cache/huggingface:/hub"
 )
 # What the server gets
 VLLM_ARGS=(

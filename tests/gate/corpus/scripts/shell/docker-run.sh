@@ -7,7 +7,7 @@ docker run -d --name vllm --restart unless-stopped \
   --runtime nvidia --gpus '"device=0,1"' \
   --ipc=host --shm-size 16g \
   -p 127.0.0.1:8000:8000 \
-  -v "$HOME/.cache/huggingface:/root/.cache/huggingface" \
+  -v "$HOME/.cache/huggingface:/hub" \
   --env "HUGGING_FACE_HUB_TOKEN=hf_NeverPrinted0123456789abcdef" \
   -e VLLM_API_KEY=NeverPrinted \
   "$IMAGE:$TAG" \
